@@ -1,0 +1,73 @@
+# The first `make demo` installs everything into .venv; later ones see that nothing changed and begin at once.
+
+PYTHON ?= python3
+TASKS ?= image
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PIP_ROOT_USER_ACTION := ignore
+export PIP_NO_INPUT := 1
+PIP := $(BIN)/python -m pip install --quiet
+TORCH := $(shell sed -n 's/^\(torch==[^ ;]*\).*/\1/p' requirements/models.lock)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo serve test lint lock clean
+.DELETE_ON_ERROR:
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+
+demo: $(VENV)/.ready-models ## one job of each task in TASKS (comma-separated, default: image), results in out/demo
+	@$(BIN)/killatamata demo --tasks $(TASKS)
+
+serve: $(VENV)/.ready-models ## the whole service on this machine, until Ctrl-C
+	@$(BIN)/killatamata up
+
+test: $(VENV)/.ready-dev ## all tests (ARGS="tests/jobs -k claim" for some)
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.ready-dev ## format, lint, types, architecture, house rules
+	@$(BIN)/ruff format --check --quiet
+	@$(BIN)/ruff check --quiet
+	@$(BIN)/mypy
+	@$(BIN)/mypy scripts tests
+	@$(BIN)/lint-imports --no-logo
+	@$(BIN)/python scripts/check_names.py
+	@$(BIN)/python scripts/check_house.py
+
+lock: $(VENV)/.ready-dev ## requirements/*.lock from what is installed in .venv
+	@$(BIN)/python scripts/lock.py
+
+clean: ## removes .venv, caches and out; keeps .killatamata (accounts, balances, results)
+	rm -rf $(VENV) out build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The target is pip, not python: a venv without pip is a half-finished one, and is made again.
+$(BIN)/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "Python 3.11 or newer is needed, $(PYTHON) is not: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)" >&2; exit 1; }
+	@echo "[1/4] Python environment in $(VENV)"
+	@if $(PYTHON) -c 'import ensurepip' 2>/dev/null; then \
+	  $(PYTHON) -m venv $(VENV); \
+	elif $(PYTHON) -m pip --version >/dev/null 2>&1; then \
+	  $(PYTHON) -m venv --without-pip $(VENV) && $(PYTHON) -m pip --python $(VENV) install --quiet pip; \
+	else \
+	  echo "$(PYTHON) has neither ensurepip nor pip. On Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; \
+	fi
+
+# PyTorch comes first and alone, so that a build chosen by hand (CPU, another CUDA) is kept by what follows.
+$(VENV)/.ready-models: $(BIN)/pip requirements/models.lock pyproject.toml
+	@echo "[2/4] $(TORCH) (minutes the first time)"
+	@$(PIP) $(TORCH)
+	@echo "[3/4] requirements/models.lock"
+	@$(PIP) -r requirements/models.lock
+	@echo "[4/4] killatamata"
+	@PYTHONWARNINGS=ignore $(PIP) --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/.ready-dev: $(VENV)/.ready-models requirements/dev.lock
+	@echo "[+] requirements/dev.lock"
+	@$(PIP) -r requirements/dev.lock
+	@touch $@

@@ -1,0 +1,66 @@
+"""Idempotency of writes: the first 2xx is kept for 24 hours under account, route and key.
+
+A job's submit does the same inside its own SQL function; both share the table and `idempotency_begin`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+
+from core.database import Connection
+from core.errors import IdempotencyConflict, IdempotencyInProgress
+
+
+@dataclass(frozen=True)
+class Replay:
+    """The answer that was given the first time."""
+
+    status: int
+    body: dict[str, Any]
+
+
+async def begin(connection: Connection, account_id: UUID, route: str, key: str, fingerprint: bytes) -> Replay | None:
+    """Claim the key inside the caller's transaction; the first answer when it was given already.
+
+    `fingerprint` is the SHA-256 of the canonical body.
+
+    Raises:
+        IdempotencyConflict: the key was used for another body.
+        IdempotencyInProgress: a twin held the key for ten seconds.
+    """
+    try:
+        row = await connection.fetchrow(
+            "SELECT status, body FROM idempotency_begin($1, $2, $3, $4)", account_id, route, key, fingerprint
+        )
+    except asyncpg.PostgresError as error:
+        raise translated(error) from None
+    return None if row is None else Replay(row["status"], row["body"])
+
+
+async def record(
+    connection: Connection, account_id: UUID, route: str, key: str, status: int, body: dict[str, Any]
+) -> None:
+    """Keep the answer, in the transaction that did the work. `body` holds no secret."""
+    await connection.execute(
+        "UPDATE idempotency SET status = $4, body = $5 WHERE account_id = $1 AND route = $2 AND key = $3",
+        account_id,
+        route,
+        key,
+        status,
+        body,
+    )
+
+
+def translated(error: Exception) -> Exception:
+    """The API error behind an error of `idempotency_begin`, or the error itself."""
+    match getattr(error, "sqlstate", None):
+        case "KT409":
+            return IdempotencyConflict()
+        case "KT410":
+            return IdempotencyInProgress()
+        case _:
+            return error

@@ -1,0 +1,23 @@
+-- Claim an idempotency key inside the caller's transaction. A twin in flight holds the row's lock: wait for it at most
+-- ten seconds. No row returned: the key is ours. Errors: KT409 other body, KT410 the twin is still at work.
+CREATE OR REPLACE FUNCTION idempotency_begin(p_account uuid, p_route text, p_key text, p_fingerprint bytea)
+RETURNS SETOF idempotency LANGUAGE plpgsql SET lock_timeout = '10s' AS $$
+DECLARE
+  v_found idempotency;
+BEGIN
+  INSERT INTO idempotency AS mine (account_id, route, key, fingerprint)
+    VALUES (p_account, p_route, p_key, p_fingerprint)
+    ON CONFLICT (account_id, route, key) DO UPDATE
+      SET fingerprint = excluded.fingerprint, status = NULL, job_id = NULL, body = NULL, created_at = clock_timestamp()
+      WHERE mine.created_at < clock_timestamp() - interval '24 hours';
+  IF FOUND THEN
+    RETURN;
+  END IF;
+  SELECT * INTO STRICT v_found FROM idempotency WHERE account_id = p_account AND route = p_route AND key = p_key;
+  IF v_found.fingerprint <> p_fingerprint THEN
+    RAISE 'idempotency conflict' USING ERRCODE = 'KT409';
+  END IF;
+  RETURN NEXT v_found;
+EXCEPTION WHEN lock_not_available THEN
+  RAISE 'idempotency in progress' USING ERRCODE = 'KT410';
+END $$;

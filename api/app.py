@@ -1,0 +1,93 @@
+"""The ingress: one Starlette application per process."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+
+from api import balance, health, jobs, keys, openapi, quotes
+from api.errors import HANDLERS
+from api.middleware import Cors, RequestContext
+from api.objects import read_object
+from api.routing import Operation, routes
+from api.services import Services
+from core.database import UNAVAILABLE, patiently
+from core.log import configure, logger
+from core.settings import Settings
+
+OPERATIONS: tuple[Operation, ...] = (
+    jobs.submit_job,
+    jobs.get_job,
+    jobs.cancel_job,
+    quotes.create_quote,
+    balance.get_balance,
+    keys.list_keys,
+    keys.create_key,
+    keys.revoke_key,
+    read_object,
+    health.health,
+    openapi.openapi,
+)
+
+_log = logger(__name__)
+
+
+def create_app(settings: Settings) -> Starlette:
+    """The ingress as `settings` describe it."""
+    return application(Services.of(settings))
+
+
+def from_environment() -> Starlette:
+    """The ingress of a worker process: settings and log from the environment."""
+    settings = Settings()
+    configure(settings.log_level, json=settings.log_json)
+    return create_app(settings)
+
+
+def application(services: Services) -> Starlette:
+    """The ingress over `services`."""
+    app = Starlette(
+        routes=routes(OPERATIONS),
+        middleware=[Middleware(Cors), Middleware(RequestContext)],
+        exception_handlers=dict(HANDLERS),
+        lifespan=_lifespan,
+    )
+    # A redirect from /balance/ would name whatever Host the caller sent.
+    app.router.redirect_slashes = False
+    app.state.services = services
+    app.state.openapi = json.dumps(openapi.document(OPERATIONS, services.base_url)).encode()
+    return app
+
+
+@asynccontextmanager
+async def _lifespan(app: Starlette) -> AsyncIterator[None]:
+    """Connect; while PostgreSQL is away go on trying, and answer 503 instead of not at all."""
+    services: Services = app.state.services
+    opening: asyncio.Task[None] | None = None
+    try:
+        await services.database.open()
+    except UNAVAILABLE as error:
+        _log.warning("the database is not reachable; trying again and again", error=repr(error))
+        opening = asyncio.create_task(_open_patiently(services))
+    try:
+        yield
+    finally:
+        if opening is not None:
+            opening.cancel()
+            with suppress(asyncio.CancelledError):
+                await opening
+        await services.database.close()
+
+
+async def _open_patiently(services: Services) -> None:
+    try:
+        await patiently(services.database.open)
+    except Exception:
+        _log.exception("the database cannot be opened; set it right and start the ingress again")
+        raise
+    _log.info("the database is reachable")

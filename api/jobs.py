@@ -1,0 +1,124 @@
+"""`/media/jobs`: submit, read, cancel."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from uuid import UUID
+
+from pydantic import Field
+from starlette.responses import Response
+
+from api.call import Call
+from api.idempotency import REPLAYED
+from api.models import Query
+from api.offers import JobBody, OfferQuery, forms, offer
+from api.routing import BASE, operation
+from api.views import AcceptedAnswer, JobAnswer, accepted, job_answer, job_url, live
+from core.clock import now
+from core.errors import (
+    IdempotencyConflict,
+    IdempotencyInProgress,
+    InsufficientBalance,
+    NotFound,
+    OverMaxCost,
+    QueueFull,
+    QuoteExpired,
+    QuoteMismatch,
+    TaskUnavailable,
+)
+from core.ids import decode
+from jobs.estimates import estimate
+from jobs.models import Job, Submission
+from tasks.fields import Text
+
+PATH = f"{BASE}/media/jobs"
+POLL_SECONDS = 1
+
+
+class JobQuery(Query):
+    """Which job."""
+
+    job_id: Text = Field(description="The jobId of a submit.")
+
+
+class JobDetailsQuery(JobQuery):
+    """Which job, and how much of it."""
+
+    include_details: bool = Field(False, description="Add details: input, adjustments, attempts, stages, upstream.")
+
+
+@operation(
+    "POST",
+    PATH,
+    tag="media",
+    answer=AcceptedAnswer,
+    status=HTTPStatus.ACCEPTED,
+    body=JobBody,
+    forms=forms(JobBody, "Job"),
+    query=OfferQuery,
+    errors=(
+        InsufficientBalance,
+        IdempotencyConflict,
+        IdempotencyInProgress,
+        QuoteMismatch,
+        QuoteExpired,
+        OverMaxCost,
+        QueueFull,
+        TaskUnavailable,
+    ),
+)
+async def submit_job(call: Call[JobBody, OfferQuery]) -> Response:
+    """Submit a job. Its price is held now, captured by success, and released by any other end."""
+    services, body = call.services, call.body
+    made = await offer(call, body.quote_token)
+    effective = made.prepared.effective_input
+    pools, prior = made.task.pools(effective), made.task.prior_seconds(effective)
+    duration = await estimate(services.database, pools, prior)
+    submission = Submission(
+        account_id=call.account_id,
+        task=made.task.name,
+        effective_input=effective,
+        input_adjustments=made.adjustments,
+        warnings=list(made.prepared.warnings),
+        quote=made.quote,
+        pools=pools,
+        cost_seconds=prior,
+        priority=body.priority,
+        request_id=call.request_id,
+        idempotency_key=call.idempotency_key,
+        fingerprint=call.fingerprint,
+        start_timeout_seconds=body.start_timeout_seconds or services.settings.start_timeout_seconds,
+    )
+    try:
+        job, replayed = await services.jobs.submit(submission)
+    except InsufficientBalance as error:
+        error.details["topUpUrl"] = f"{services.base_url}/dashboard"
+        raise
+    headers = {"Location": job_url(services, job), **(REPLAYED if replayed else {})}
+    return accepted(services, job, duration).response(HTTPStatus.ACCEPTED, headers)
+
+
+@operation("GET", PATH, tag="media", answer=JobAnswer, query=JobDetailsQuery, errors=(NotFound,))
+async def get_job(call: Call[None, JobDetailsQuery]) -> Response:
+    """Read a job. A failed job is an answer too, not an error."""
+    job = await call.services.jobs.get(call.account_id, _id(call.query.job_id))
+    return _answer(call, job, details=call.query.include_details)
+
+
+@operation("DELETE", PATH, tag="media", answer=JobAnswer, query=JobQuery, errors=(NotFound,))
+async def cancel_job(call: Call[None, JobQuery]) -> Response:
+    """Cancel a job: a queued one at once, a running one within a model step. A late cancel changes nothing."""
+    job = await call.services.jobs.cancel(call.account_id, _id(call.query.job_id))
+    return _answer(call, job, details=False)
+
+
+def _id(text: str) -> UUID:
+    found = decode("job", text)
+    if found is None:
+        raise NotFound("There is no such job; send the jobId of a submit.")
+    return found
+
+
+def _answer(call: Call[None, JobDetailsQuery] | Call[None, JobQuery], job: Job, *, details: bool) -> Response:
+    headers = {"Retry-After": str(POLL_SECONDS)} if live(job) else {}
+    return job_answer(call.services, job, details=details, instant=now()).response(headers=headers)

@@ -1,0 +1,84 @@
+"""What every response has: a request id, a caching rule, and CORS headers; an unforeseen fault becomes a 500."""
+
+from __future__ import annotations
+
+import re
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from structlog.contextvars import bound_contextvars
+
+from api.errors import answer
+from core.errors import Internal
+from core.ids import encode, uuid7
+from core.log import logger
+
+ALLOWED_HEADERS = (
+    "Authorization, x-api-key, Content-Type, X-Idempotency-Key, Idempotency-Key, X-Request-Id, Prefer, Last-Event-ID, "
+    "Range, If-Range, If-None-Match, PAYMENT-SIGNATURE"
+)
+EXPOSED_HEADERS = (
+    "X-Request-Id, Idempotency-Replayed, Location, Retry-After, RateLimit, RateLimit-Policy, Deprecation, Sunset, ETag, "
+    "Accept-Ranges, Content-Range, Content-Length, Content-Disposition, WWW-Authenticate, PAYMENT-REQUIRED, "
+    "PAYMENT-RESPONSE"
+)
+
+_log = logger(__name__)
+_REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
+
+
+class RequestContext:
+    """Names the request, in its response and in every line logged meanwhile, and answers faults nobody foresaw."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The ASGI entry."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        given = Headers(scope=scope).get("x-request-id", "")
+        request_id = given if _REQUEST_ID.fullmatch(given) else encode("req", uuid7())
+        scope.setdefault("state", {})["request_id"] = request_id
+        started = False
+
+        async def named(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                headers = MutableHeaders(scope=message)
+                headers["X-Request-Id"] = request_id
+                headers.setdefault("Cache-Control", "no-store")
+            await send(message)
+
+        with bound_contextvars(request_id=request_id):
+            try:
+                await self.app(scope, receive, named)
+            except Exception as error:
+                _log.error("request failed", method=scope["method"], path=scope["path"], exc_info=error)
+                if started:
+                    raise
+                await answer(Internal())(scope, receive, named)
+
+
+class Cors:
+    """Lets a page of any origin call with a key; cookies are never sent along."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The ASGI entry."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+
+        async def shared(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers["Access-Control-Allow-Origin"] = "*"
+                headers["Access-Control-Expose-Headers"] = EXPOSED_HEADERS
+            await send(message)
+
+        await self.app(scope, receive, shared)

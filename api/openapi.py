@@ -1,0 +1,204 @@
+"""`/openapi.json`: the OpenAPI 3.1 description, made from the operations that answer."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from importlib.metadata import version
+from itertools import groupby
+from typing import Any
+
+from pydantic.json_schema import JsonSchemaMode, models_json_schema
+from starlette.responses import Response
+
+from api.call import Call
+from api.idempotency import HEADERS, MAX_CHARACTERS
+from api.models import Query
+from api.routing import NoQuery, Operation, operation
+from core.errors import ApiError, InsufficientBalance, MethodNotAllowed, OverMaxCost, Unauthorized
+
+_REF = "#/components/schemas/{model}"
+_JSON = "application/json"
+_DETAILS = {InsufficientBalance: ("neededUsd", "availableUsd", "topUpUrl"), OverMaxCost: ("amountUsd", "maxCostUsd")}
+_HEADERS = {
+    "X-Request-Id": "Names this request in our logs; sent back when you send one.",
+    "Location": "Where the job is read.",
+    "Idempotency-Replayed": "true when this is the answer that an earlier request with the same key got.",
+    "Retry-After": "Seconds to wait before the next try.",
+    "WWW-Authenticate": "The scheme to use: Bearer.",
+}
+
+
+def document(operations: Iterable[Operation], base_url: str) -> dict[str, Any]:
+    """The description of `operations`, served at `base_url`."""
+    found = list(operations)
+    modes: list[tuple[Any, JsonSchemaMode]] = []
+    for each in found:
+        modes += [(form, "validation") for form in each.forms or ([each.body] if each.body else [])]
+        modes += [(each.answer, "serialization")] if each.answer else []
+    references, definitions = models_json_schema(list(dict.fromkeys(modes)), ref_template=_REF)
+    schemas = definitions.get("$defs", {})
+    errors = sorted({error for each in found for error in each.errors} | {MethodNotAllowed}, key=lambda e: e.__name__)
+    paths: dict[str, dict[str, Any]] = {}
+    for each in found:
+        path = re.sub(r"{(\w+):\w+}", r"{\1}", each.path)
+        paths.setdefault(path, {})[each.method.lower()] = _entry(each, references, schemas)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Killa Tamata",
+            "version": version("killatamata"),
+            "summary": "Images, video, sound and 3D models as prepaid, durable jobs.",
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        },
+        "servers": [{"url": base_url}],
+        "security": [{"bearer": []}, {"apiKey": []}],
+        "paths": paths,
+        "components": {
+            "schemas": {**schemas, **_error_schemas(errors)},
+            "responses": {error.__name__: _response([error]) for error in errors},
+            "headers": {name: {"description": text, "schema": {"type": "string"}} for name, text in _HEADERS.items()},
+            "securitySchemes": {
+                "bearer": {"type": "http", "scheme": "bearer", "description": "Authorization: Bearer <API key>"},
+                "apiKey": {"type": "apiKey", "in": "header", "name": "x-api-key"},
+            },
+        },
+    }
+
+
+def _entry(each: Operation, references: dict[Any, Any], schemas: dict[str, Any]) -> dict[str, Any]:
+    summary, _, rest = each.summary.partition(". ")
+    entry: dict[str, Any] = {
+        "operationId": each.name,
+        "summary": summary.rstrip("."),
+        "tags": [each.tag],
+        "parameters": [*_path_parameters(each.path), *_query_parameters(each.query)],
+        "responses": {str(int(each.status)): _success(each, references)},
+    }
+    if rest:
+        entry["description"] = rest
+    if each.public:
+        entry["security"] = []
+    elif each.writes:
+        entry["parameters"].append(_idempotency_parameter())
+    if each.body is not None:
+        named = [references[form, "validation"] for form in each.forms or [each.body]]
+        entry["requestBody"] = {"required": True, "content": {_JSON: _body(named, schemas, bool(each.forms))}}
+    for status, errors in groupby(each.errors, key=lambda error: error.status):
+        classes = list(errors)
+        single = len(classes) == 1
+        reference = {"$ref": f"#/components/responses/{classes[0].__name__}"}
+        entry["responses"][str(status)] = reference if single else _response(classes)
+    return entry
+
+
+def _success(each: Operation, references: dict[Any, Any]) -> dict[str, Any]:
+    headers = ["X-Request-Id"]
+    headers += ["Location"] if each.status == 202 else []
+    headers += ["Idempotency-Replayed"] if each.writes and each.body is not None else []
+    schema = references[each.answer, "serialization"] if each.answer else None
+    content = {_JSON: {"schema": schema}} if schema else {"*/*": {}}
+    return {"description": each.status.phrase, "headers": _header_references(headers), "content": content}
+
+
+def _body(named: Sequence[dict[str, Any]], schemas: dict[str, Any], told_apart: bool) -> dict[str, Any]:
+    if not told_apart:
+        return {"schema": named[0]}
+    tasks: dict[str, str] = {}
+    examples: dict[str, Any] = {}
+    for reference in named:
+        form = _resolved(reference, schemas)["properties"]
+        task = form["task"]["const"]
+        tasks[task] = reference["$ref"]
+        for number, example in enumerate(_resolved(form["input"], schemas).get("examples", []), 1):
+            examples[f"{task} {number}"] = {"value": {"task": task, "input": example}}
+    discriminator = {"propertyName": "task", "mapping": tasks}
+    return {"schema": {"oneOf": list(named), "discriminator": discriminator}, "examples": examples}
+
+
+def _resolved(node: dict[str, Any], schemas: dict[str, Any]) -> dict[str, Any]:
+    resolved: dict[str, Any] = schemas[node["$ref"].rpartition("/")[2]]
+    return resolved
+
+
+def _path_parameters(path: str) -> list[dict[str, Any]]:
+    names = re.findall(r"{(\w+)", path)
+    return [{"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names]
+
+
+def _query_parameters(query: type[Query]) -> list[dict[str, Any]]:
+    schema = query.model_json_schema()
+    return [
+        {
+            "name": name,
+            "in": "query",
+            "required": name in schema.get("required", ()),
+            "description": node.pop("description", ""),
+            "schema": node | ({"type": node["type"][0]} if isinstance(node["type"], list) else {}),
+        }
+        for name, node in schema.get("properties", {}).items()
+    ]
+
+
+def _idempotency_parameter() -> dict[str, Any]:
+    return {
+        "name": HEADERS[0],
+        "in": "header",
+        "required": False,
+        "description": f"Makes a retry safe: the same key with the same body gets the first answer. Also: {HEADERS[1]}.",
+        "schema": {"type": "string", "minLength": 1, "maxLength": MAX_CHARACTERS},
+    }
+
+
+def _header_references(names: Iterable[str]) -> dict[str, Any]:
+    return {name: {"$ref": f"#/components/headers/{name}"} for name in names}
+
+
+def _response(errors: Sequence[type[ApiError]]) -> dict[str, Any]:
+    headers = ["X-Request-Id"]
+    headers += ["Retry-After"] if any(error.retry_after_seconds is not None for error in errors) else []
+    headers += ["WWW-Authenticate"] if Unauthorized in errors else []
+    named = [{"$ref": _REF.format(model=error.__name__)} for error in errors]
+    return {
+        "description": " · ".join(f"`{error.code}`: {error.__doc__}" for error in errors),
+        "headers": _header_references(headers),
+        "content": {_JSON: {"schema": named[0] if len(named) == 1 else {"oneOf": named}}},
+    }
+
+
+def _error_schemas(errors: Iterable[type[ApiError]]) -> dict[str, Any]:
+    schemas: dict[str, Any] = {
+        "FieldProblem": {
+            "type": "object",
+            "description": "One field that was refused.",
+            "required": ["path", "message"],
+            "properties": {
+                "path": {"type": "string", "examples": ["input.referenceImages[1].mimeType"]},
+                "message": {"type": "string"},
+                "allowed": {"description": "What the field may hold."},
+                "nearest": {"description": "The closest value, or field name, that would be accepted."},
+            },
+        }
+    }
+    for error in errors:
+        details: dict[str, Any] = {"message": {"type": "string", "description": "What to do, in one sentence."}}
+        details |= {name: {"type": "string"} for name in _DETAILS.get(error, ())}
+        if error.status == 422:
+            details["fields"] = {"type": "array", "items": {"$ref": _REF.format(model="FieldProblem")}}
+        schemas[error.__name__] = {
+            "type": "object",
+            "description": error.__doc__,
+            "required": ["error", "details"],
+            "properties": {
+                "error": {"const": error.code},
+                "details": {"type": "object", "required": ["message"], "properties": details},
+            },
+        }
+    return schemas
+
+
+@operation("GET", "/openapi.json", tag="service", answer=None, public=True)
+async def openapi(call: Call[None, NoQuery]) -> Response:
+    """Read this description."""
+    headers = {"Cache-Control": "public, max-age=300"}
+    return Response(call.request.app.state.openapi, headers=headers, media_type=_JSON)

@@ -1,0 +1,168 @@
+"""An operation: one definition that is the Starlette route and the OpenAPI entry alike."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from http import HTTPStatus
+from typing import Any, Literal, TypeAlias
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from api import idempotency, parsing
+from api.auth import authenticate
+from api.call import Call
+from api.middleware import ALLOWED_HEADERS
+from api.models import Answer, Query, WriteBody
+from api.services import Services
+from core.database import UNAVAILABLE
+from core.errors import (
+    ApiError,
+    BodyTooLarge,
+    DatabaseUnavailable,
+    Internal,
+    InvalidInput,
+    MalformedJson,
+    Unauthorized,
+    UnsupportedMediaType,
+)
+from tasks.validation import validated
+
+BASE = "/api/v1"
+
+Handler: TypeAlias = Callable[[Call[Any, Any]], Awaitable[Response]]
+
+
+class NoQuery(Query):
+    """No query field at all."""
+
+
+@dataclass(frozen=True)
+class Operation:
+    """A method on a path. `answer` is None for an answer that is no JSON; `aliases` are further paths.
+
+    `body` validates, `forms` are the shapes it is documented with when there are several, told apart by their field
+    `task`. A public operation asks for no key and touches no database.
+    """
+
+    handler: Handler
+    method: Literal["GET", "POST", "DELETE"]
+    path: str
+    tag: str
+    answer: type[Answer] | None
+    status: HTTPStatus
+    body: type[WriteBody] | None
+    forms: Sequence[type[WriteBody]]
+    query: type[Query]
+    own_errors: Sequence[type[ApiError]]
+    public: bool
+    aliases: Sequence[str]
+
+    @cached_property
+    def name(self) -> str:
+        """The operation's name in OpenAPI."""
+        return self.handler.__name__
+
+    @cached_property
+    def summary(self) -> str:
+        """What it does: the handler's docstring."""
+        return inspect.cleandoc(self.handler.__doc__ or "")
+
+    @cached_property
+    def route(self) -> str:
+        """Its name in idempotency records."""
+        return f"{self.method} {self.path.removeprefix(BASE)}"
+
+    @cached_property
+    def errors(self) -> tuple[type[ApiError], ...]:
+        """Every error it can answer, by status."""
+        errors = {*self.own_errors, Internal}
+        if not self.public:
+            errors |= {Unauthorized, DatabaseUnavailable}
+        if self.query.model_fields:
+            errors |= {InvalidInput}
+        if self.body is not None:
+            errors |= {MalformedJson, BodyTooLarge, UnsupportedMediaType, InvalidInput}
+        return tuple(sorted(errors, key=lambda error: (error.status, error.code)))
+
+    async def respond(self, request: Request) -> Response:
+        """Check the request, then let the handler answer."""
+        if self.public:
+            return await self._respond(request)
+        try:
+            return await self._respond(request)
+        except UNAVAILABLE as error:
+            # asyncpg's DataError, a value no column takes, is an InterfaceError too: a fault of ours, not an absence.
+            if isinstance(error, ValueError):
+                raise
+            raise DatabaseUnavailable from error
+
+    async def _respond(self, request: Request) -> Response:
+        services: Services = request.app.state.services
+        caller = None if self.public else await authenticate(request.headers, services.keys)
+        query = parsing.query(request.query_params, self.query)
+        body, size, fingerprint = None, 0, b""
+        if self.body is not None:
+            content = await parsing.read(request, services.settings.max_body_bytes)
+            size = len(content)
+            document = await services.offload(size, parsing.parse, content)
+            body, fingerprint = validated(self.body, document.value, root=""), document.fingerprint
+        key = idempotency.key(request.headers, body.idempotency_key if body else None) if self.writes else None
+        return await self.handler(Call(request, services, self.route, caller, query, body, size, fingerprint, key))
+
+    @property
+    def writes(self) -> bool:
+        """Whether it changes something, so that an idempotency key makes sense."""
+        return self.method != "GET"
+
+
+def operation(
+    method: Literal["GET", "POST", "DELETE"],
+    path: str,
+    *,
+    tag: str,
+    answer: type[Answer] | None,
+    status: HTTPStatus = HTTPStatus.OK,
+    body: type[WriteBody] | None = None,
+    forms: Sequence[type[WriteBody]] = (),
+    query: type[Query] = NoQuery,
+    errors: Sequence[type[ApiError]] = (),
+    public: bool = False,
+    aliases: Sequence[str] = (),
+) -> Callable[[Handler], Operation]:
+    """Make a handler an `Operation`, whose fields the arguments are."""
+
+    def made(handler: Handler) -> Operation:
+        return Operation(handler, method, path, tag, answer, status, body, forms, query, errors, public, aliases)
+
+    return made
+
+
+def routes(operations: Iterable[Operation]) -> list[Route]:
+    """One route per path, so that a 405 names every method of the path, and each answers OPTIONS."""
+    by_path: dict[str, dict[str, Operation]] = {}
+    for each in operations:
+        for path in (each.path, *each.aliases):
+            by_path.setdefault(path, {})[each.method] = each
+    return [_route(path, methods) for path, methods in by_path.items()]
+
+
+def _route(path: str, methods: Mapping[str, Operation]) -> Route:
+    allow = ", ".join(sorted({*methods, "OPTIONS", *({"HEAD"} if "GET" in methods else ())}))
+    preflight = {
+        "Allow": allow,
+        "Access-Control-Allow-Methods": allow,
+        "Access-Control-Allow-Headers": ALLOWED_HEADERS,
+        "Access-Control-Max-Age": "86400",
+    }
+
+    async def endpoint(request: Request) -> Response:
+        if request.method == "OPTIONS":
+            return Response(status_code=204, headers=preflight)
+        return await methods["GET" if request.method == "HEAD" else request.method].respond(request)
+
+    return Route(path, endpoint, methods=[*methods, "OPTIONS"])

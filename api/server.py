@@ -1,0 +1,52 @@
+"""uvicorn around the ingress: one socket, as many processes as the settings say."""
+
+from __future__ import annotations
+
+import os
+import socket
+from contextlib import suppress
+
+import uvicorn
+from uvicorn.supervisors import Multiprocess
+
+from core.settings import PREFIX, Settings
+
+GRACE_SECONDS = 5
+_BACKLOG = 2048
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens; port 0 takes a free one.
+
+    Raises:
+        OSError: the address is taken, or not of this machine.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return socket.create_server((host, port), family=family, backlog=_BACKLOG)
+
+
+def serve(settings: Settings, listening: socket.socket) -> None:
+    """Answer on `listening` until SIGINT or SIGTERM, then give running requests `GRACE_SECONDS`.
+
+    Worker processes read their settings from the environment; the port, which may have been drawn, is added to it.
+    """
+    os.environ[f"{PREFIX}PORT"] = str(listening.getsockname()[1])
+    config = uvicorn.Config(
+        "api.app:from_environment",
+        factory=True,
+        loop="uvloop",
+        http="httptools",
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        backlog=_BACKLOG,
+        timeout_graceful_shutdown=GRACE_SECONDS,
+        workers=settings.ingress_workers,
+    )
+    with listening, suppress(KeyboardInterrupt):
+        if settings.ingress_workers > 1:
+            Multiprocess(config, sockets=[listening]).run()
+        else:
+            uvicorn.Server(config).run(sockets=[listening])

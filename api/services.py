@@ -1,0 +1,82 @@
+"""What the handlers work with, made once per process."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import ParamSpec, TypeVar
+
+from accounts.keys import Keys
+from billing.price_books import PriceBooks
+from core.database import Database
+from core.settings import Settings
+from jobs.store import Jobs
+from pricing.tokens import QuoteTokens
+from storage import Store, open_store
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+LARGE_BYTES = 1_000_000
+"""From this size on, work on a body leaves the event loop."""
+
+
+def base_url(settings: Settings) -> str:
+    """The URL that callers use, without a slash at its end.
+
+    Raises:
+        ValueError: `public_url` is absent and the port is not yet known.
+    """
+    if settings.public_url is not None:
+        return settings.public_url.rstrip("/")
+    if settings.port == 0:
+        raise ValueError("set KILLATAMATA_PUBLIC_URL, or a port: with port 0 no URL can be made")
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # noqa: S104 (compared, not bound)
+    return f"http://{f'[{host}]' if ':' in host else host}:{settings.port}"
+
+
+@dataclass(frozen=True)
+class Services:
+    """Settings and stores of one ingress process. `large` lets two large bodies be worked on at a time."""
+
+    settings: Settings
+    base_url: str
+    database: Database
+    keys: Keys
+    jobs: Jobs
+    price_books: PriceBooks
+    quote_tokens: QuoteTokens
+    store: Store
+    large: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(2))
+
+    @classmethod
+    def of(cls, settings: Settings) -> Services:
+        """The services that `settings` describe; nothing is connected yet.
+
+        Raises:
+            ValueError: the database's URL or our own is not known.
+        """
+        if settings.database_url is None:
+            raise ValueError("set DATABASE_URL; killatamata up sets it for the processes it starts")
+        database = Database(
+            settings.database_url, direct_url=settings.database_url_direct, size=settings.database_pool_size
+        )
+        base = base_url(settings)
+        return cls(
+            settings=settings,
+            base_url=base,
+            database=database,
+            keys=Keys(database, settings.key),
+            jobs=Jobs(database),
+            price_books=PriceBooks(database),
+            quote_tokens=QuoteTokens(settings.key),
+            store=open_store(settings, base),
+        )
+
+    async def offload(self, size: int, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """`function(…)`, in a thread when it works on a body of `LARGE_BYTES` or more."""
+        if size < LARGE_BYTES:
+            return function(*args, **kwargs)
+        async with self.large:
+            return await asyncio.to_thread(function, *args, **kwargs)

@@ -1,0 +1,37 @@
+"""Bringing up Ray on this machine: a private cluster of its own, never a stranger's."""
+
+from __future__ import annotations
+
+import ray
+from ray import serve
+
+from core.settings import Settings
+
+_OBJECT_STORE_BYTES = 256 * 1024 * 1024
+_LOGICAL_CPUS = 16
+"""Ray's CPUs are only counters here: replicas and tasks declare small shares of them."""
+
+
+def start(settings: Settings) -> None:
+    """Start a private Ray and its Serve control plane, with sockets in the short runtime folder and no HTTP proxy.
+
+    The process must already have the environment of `cluster.ray_environment`, set before Ray was first imported.
+    """
+    ray.init(
+        address="local",
+        namespace="killatamata",
+        num_cpus=_LOGICAL_CPUS,
+        object_store_memory=_OBJECT_STORE_BYTES,
+        include_dashboard=False,
+        _node_ip_address="127.0.0.1",
+        log_to_driver=False,
+        configure_logging=False,
+        _temp_dir=str(settings.runtime_dir / "ray"),
+    )
+    serve.start(proxy_location="Disabled")
+
+
+def stop() -> None:
+    """Shut Serve and Ray down; replicas are killed, so drain first."""
+    serve.shutdown()  # type: ignore[no-untyped-call]
+    ray.shutdown()

@@ -1,0 +1,16 @@
+"""Which chain runs which task. A chain is one coroutine per segment; the last one's outcome settles the job."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from cluster.chains import image_generate
+from cluster.steps import Steps
+from jobs.leases import Outcome
+
+Segment = Callable[[Steps], Awaitable[Outcome | dict[str, Any]]]
+
+CHAINS: Mapping[str, tuple[Segment, ...]] = {
+    "image.generate": (image_generate.generate,),
+}

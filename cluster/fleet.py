@@ -1,0 +1,122 @@
+"""Fleets: which pools run, on what. A fleet file is a Serve config, applied declaratively.
+
+`serve.run` would replace every replica even when nothing changed; the config API changes in place.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import yaml
+from ray import serve
+from ray.serve._private.common import ReplicaState
+from ray.serve.context import _get_global_client
+from ray.serve.schema import ApplicationStatus, ServeDeploySchema
+
+from core.database import Database
+from core.errors import OperatorError
+from core.log import logger
+from deployments.replica import ReplicaArgs
+from jobs import leases, pools
+
+log = logger(__name__)
+
+DISPATCHER = "dispatcher"
+REPLICA = "Replica"
+DRAIN_SECONDS = 60.0
+
+
+class BadFleet(OperatorError):
+    """The fleet file is missing or wrong."""
+
+
+class FleetFailed(OperatorError):
+    """An application of the fleet did not come up."""
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """A checked fleet file."""
+
+    name: str
+    schema: ServeDeploySchema
+    pools: frozenset[str]
+
+
+def load(name: str) -> Fleet:
+    """The fleet of that name in deployments/fleets, or in the file of that path.
+
+    Raises:
+        BadFleet: no such file, or it is no Serve config with pools.
+    """
+    path = Path(name)
+    try:
+        text = path.read_text() if path.suffix else files("deployments").joinpath("fleets", f"{name}.yaml").read_text()
+    except OSError as error:
+        raise BadFleet(f"fleet {name!r} cannot be read: {error}") from None
+    try:
+        schema = ServeDeploySchema.model_validate(yaml.safe_load(text))
+        found = {
+            app.name: ReplicaArgs.model_validate(app.args) for app in schema.applications if app.name != DISPATCHER
+        }
+    except (yaml.YAMLError, ValueError) as error:
+        raise BadFleet(f"fleet {name!r} is wrong: {error}") from None
+    for application, args in found.items():
+        if args.pool != application:
+            raise BadFleet(f"fleet {name!r}: application {application!r} must be named after its pool {args.pool!r}")
+    if DISPATCHER not in {app.name for app in schema.applications}:
+        raise BadFleet(f"fleet {name!r} has no application {DISPATCHER!r}")
+    return Fleet(name, schema, frozenset(found))
+
+
+async def apply(fleet: Fleet, database: Database, *, timeout_s: float = 120) -> None:
+    """Bring the cluster to what the fleet says: the dispatcher drains first, unchanged applications stay as they are.
+
+    Raises:
+        FleetFailed: an application did not come up in `timeout_s` seconds.
+    """
+    if DISPATCHER in await status():
+        await leases.drain(database, DRAIN_SECONDS)
+    await pools.declare(database, fleet.pools)
+    client: Any = _get_global_client()
+    await asyncio.to_thread(client.deploy_apps, fleet.schema)
+    try:
+        async with asyncio.timeout(timeout_s):
+            await _until_running(fleet)
+    except TimeoutError:
+        raise FleetFailed(f"the fleet did not come up within {timeout_s:.0f} s: {await status()}") from None
+    await leases.resume(database)
+
+
+async def _until_running(fleet: Fleet) -> None:
+    names = {app.name for app in fleet.schema.applications}
+    while True:
+        found = await status()
+        for name in names:
+            if found.get(name) == ApplicationStatus.DEPLOY_FAILED:
+                raise FleetFailed(f"application {name!r} failed to deploy; its log is in the Ray session folder")
+        if all(found.get(name) == ApplicationStatus.RUNNING for name in names):
+            return
+        await asyncio.sleep(0.2)
+
+
+async def status() -> dict[str, ApplicationStatus]:
+    """Every application's status; a control call that hangs is given up after ten seconds."""
+    async with asyncio.timeout(10):
+        found = await asyncio.to_thread(serve.status)
+    return {name: application.status for name, application in found.applications.items()}
+
+
+async def slots() -> dict[str, int]:
+    """Running replicas of every pool."""
+    async with asyncio.timeout(5):
+        found = await asyncio.to_thread(serve.status)
+    return {
+        name: application.deployments[REPLICA].replica_states.get(ReplicaState.RUNNING, 0)
+        for name, application in found.applications.items()
+        if REPLICA in application.deployments
+    }

@@ -1,0 +1,187 @@
+"""The only way out to a user's URL: guarded, capped in bytes and time, and silent about what lies inside.
+
+The host is resolved once per connection, every answer is checked, and the socket connects to a checked address, never to
+the name: a second answer of the name server (DNS rebinding) has nothing to decide. TLS still verifies the name.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import socket
+import ssl
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import ClassVar, TypeAlias
+
+import httpcore
+import httpx
+
+from core.addresses import Address, Allowed, literal, may_reach
+
+MAX_REDIRECTS = 5
+MAX_URL_CHARACTERS = 8192
+
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_CONNECT_SECONDS = 5.0
+
+Resolver: TypeAlias = Callable[[str, int], Awaitable[Sequence[str]]]
+"""From a host name and a port to addresses, best first; raises OSError when there are none."""
+
+
+class FetchFailed(Exception):
+    """A user's URL could not be fetched; `reason` is for the user's eyes and names no address."""
+
+    code: ClassVar[str] = "fetch_failed"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """What a URL gave. `content_type` is the server's word for it (may be empty), `final_url` where redirects led."""
+
+    data: bytes
+    content_type: str
+    final_url: str
+
+
+async def resolve(host: str, port: int) -> list[str]:
+    """The system's addresses of `host`.
+
+    Raises:
+        OSError: it has none.
+    """
+    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return [str(sockaddr[0]) for *_, sockaddr in found]
+
+
+async def fetch(
+    url: str,
+    *,
+    max_bytes: int,
+    timeout_s: float,
+    allow: Sequence[Allowed] = (),
+    accept: str = "*/*",
+    resolver: Resolver = resolve,
+) -> Fetched:
+    """GET `url`, following at most `MAX_REDIRECTS` redirects, each checked like the first.
+
+    `timeout_s` bounds the whole, however slowly bytes drip. The server is asked for `accept` (a header's value) and for
+    no compression, and a compressed answer is refused, so `max_bytes` bounds what is read and what is returned alike.
+
+    Raises:
+        FetchFailed: no http(s) URL, a forbidden address, no answer in time, an answer other than 200, too many bytes.
+    """
+    timeouts = {"connect": min(timeout_s, _CONNECT_SECONDS), "read": timeout_s, "write": timeout_s, "pool": timeout_s}
+    guard = Guard(allow, resolver)
+    target = _parse(url)
+    try:
+        async with (
+            asyncio.timeout(timeout_s),
+            httpcore.AsyncConnectionPool(network_backend=guard, ssl_context=_tls_context()) as pool,
+        ):
+            for _ in range(MAX_REDIRECTS + 1):
+                request = httpcore.URL(
+                    scheme=target.raw_scheme, host=target.raw_host, port=target.port, target=target.raw_path
+                )
+                headers: dict[bytes | str, bytes | str] = {
+                    "Host": target.netloc,
+                    "Accept": accept,
+                    "Accept-Encoding": "identity",
+                    "User-Agent": "killatamata",
+                }
+                async with pool.stream("GET", request, headers=headers, extensions={"timeout": timeouts}) as response:
+                    answer = httpx.Headers(response.headers)
+                    if response.status not in _REDIRECTS or "location" not in answer:
+                        data = await _body(response, answer, max_bytes)
+                        return Fetched(data, answer.get("content-type", ""), str(target))
+                target = _parse(answer["location"], base=target)
+    except (TimeoutError, httpcore.TimeoutException):
+        raise FetchFailed(f"The URL did not deliver within {timeout_s:g} seconds.") from None
+    except (httpcore.NetworkError, httpcore.ProtocolError, ssl.SSLError):
+        raise FetchFailed("The URL's server cannot be reached, or broke off, or has no valid certificate.") from None
+    raise FetchFailed(f"The URL leads through more than {MAX_REDIRECTS} redirects; give the last address itself.")
+
+
+async def _body(response: httpcore.Response, headers: httpx.Headers, max_bytes: int) -> bytes:
+    if response.status != 200:
+        raise FetchFailed(f"The URL's server answered with status {response.status} instead of 200.")
+    if headers.get("content-encoding", "").lower() not in ("", "identity"):
+        raise FetchFailed("The URL's server compresses although asked not to; serve the file as it is.")
+    too_large = f"The URL delivers more than {max_bytes} bytes, the most that is read."
+    if int(headers.get("content-length", "0")) > max_bytes:
+        raise FetchFailed(too_large)
+    data = bytearray()
+    async for chunk in response.aiter_stream():
+        data += chunk
+        if len(data) > max_bytes:
+            raise FetchFailed(too_large)
+    return bytes(data)
+
+
+def _parse(text: str, base: httpx.URL | None = None) -> httpx.URL:
+    try:
+        url = httpx.URL(text) if base is None else base.join(text)
+    except httpx.InvalidURL:
+        raise FetchFailed("The URL cannot be read; give one such as https://example.com/picture.png.") from None
+    if url.scheme not in ("http", "https") or not url.host or len(text) > MAX_URL_CHARACTERS:
+        raise FetchFailed(f"Only http and https URLs of at most {MAX_URL_CHARACTERS} characters are fetched.")
+    if url.userinfo:
+        raise FetchFailed("The URL carries a user name or password; give one that needs none.")
+    if url.port is not None and not 1 <= url.port <= 65535:
+        raise FetchFailed("The URL's port is no port; give one from 1 to 65535.")
+    return url
+
+
+@cache
+def _tls_context() -> ssl.SSLContext:
+    return httpcore.default_ssl_context()
+
+
+class Guard(httpcore.AsyncNetworkBackend):
+    """The network as a user's URL may see it: connects to checked addresses only, and to no Unix socket.
+
+    Give it to an `httpcore.AsyncConnectionPool`. A refusal raises `FetchFailed`.
+    """
+
+    def __init__(self, allow: Sequence[Allowed] = (), resolver: Resolver = resolve) -> None:
+        self._allow = allow
+        self._resolver = resolver
+        self._network = httpcore.AnyIOBackend()
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
+    ) -> httpcore.AsyncNetworkStream:
+        """A connection to the first address of `host` that takes one.
+
+        Raises:
+            FetchFailed: `host` has no address, or any that may not be reached.
+            httpcore.NetworkError: no address takes a connection.
+        """
+        failure: Exception = httpcore.ConnectError("no address")
+        for address in await self._addresses(host, port):
+            try:
+                return await self._network.connect_tcp(str(address), port, timeout, local_address, socket_options)
+            except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
+                failure = error
+        raise failure
+
+    async def _addresses(self, host: str, port: int) -> list[Address]:
+        try:
+            spelled = literal(host)
+            found = [spelled] if spelled else [ipaddress.ip_address(each) for each in await self._resolver(host, port)]
+        except (OSError, ValueError):
+            found = []
+        if not found or not all(may_reach(host, address, port, self._allow) for address in found):
+            # One sentence for both, lest it tell which names exist inside.
+            raise FetchFailed("The URL's host has no public address, or its port is not one that is fetched from.")
+        return list(dict.fromkeys(found))

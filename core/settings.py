@@ -1,0 +1,142 @@
+"""Settings: every one is an environment variable `KILLATAMATA_<NAME>`; `DATABASE_URL` also goes by its common name."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import secrets
+import tempfile
+from contextlib import suppress
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AliasChoices, Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from core.addresses import parse_allowed
+
+PREFIX = "KILLATAMATA_"
+
+_PASSWORD = re.compile(r"(://[^:/@]*:|[?&]password=)(?:[^/]*(?=@)|(?<=password=)[^&]*)")
+
+
+class Settings(BaseSettings):
+    """What an operator can set. Every process of a stack reads the same environment."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", frozen=True)
+
+    data_dir: Path = Field(
+        Path(".killatamata"), description="Everything embedded lives here: database, objects, weights, secrets."
+    )
+    database_url: str | None = Field(
+        None,
+        validation_alias=AliasChoices("KILLATAMATA_DATABASE_URL", "DATABASE_URL"),
+        description="PostgreSQL 15 or newer; absent: the embedded server under the data folder.",
+    )
+    database_url_direct: str | None = Field(
+        None,
+        validation_alias=AliasChoices("KILLATAMATA_DATABASE_URL_DIRECT", "DATABASE_URL_DIRECT"),
+        description="The same database without a pooler between (LISTEN needs one); absent: database_url.",
+    )
+    database_pool_size: Annotated[int, Field(ge=1, le=200)] = Field(8, description="Connections per process.")
+    host: str = Field("127.0.0.1", description="Address the ingress listens on.")
+    port: Annotated[int, Field(ge=0, le=65535)] = Field(0, description="Port of the ingress; 0: a free one.")
+    ingress_workers: Annotated[int, Field(ge=1, le=64)] = Field(1, description="Ingress processes.")
+    public_url: str | None = Field(None, description="Base URL that callers use; absent: made from host and port.")
+    secret_key: SecretStr | None = Field(
+        None,
+        description="At least 32 characters; signs URLs and quotes, peppers keys. Absent: kept in the data folder.",
+    )
+    fleet: str = Field("embedded", description="Name of a file in deployments/fleets, or a path.")
+    price_book: Path | None = Field(None, description="The operator's price book (TOML); absent: the built-in one.")
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_json: bool | None = Field(None, description="Absent: JSON unless the log goes to a terminal.")
+    max_body_bytes: Annotated[int, Field(ge=1024)] = Field(64_000_000, description="Largest JSON body.")
+    output_url_seconds: Annotated[int, Field(ge=1)] = Field(3600, description="Life of a signed output URL.")
+    output_days: Annotated[float, Field(gt=0)] = Field(7, description="Outputs are kept this long after a job's end.")
+    quote_minutes: Annotated[float, Field(gt=0)] = Field(15, description="Life of a quoteToken.")
+    start_timeout_seconds: Annotated[int, Field(ge=1)] = Field(
+        3600, description="A job not started by then fails, at no cost."
+    )
+    egress_allow: str = Field(
+        "",
+        description="Networks (10.1.0.0/16) and host:port, comma-separated, that users' URLs may lead to besides public "
+        "addresses.",
+    )
+    ram_gib: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="Memory the embedded engines may use together."
+    )
+
+    @field_validator("egress_allow")
+    @classmethod
+    def _readable(cls, text: str) -> str:
+        parse_allowed(text)
+        return text
+
+    @cached_property
+    def root(self) -> Path:
+        """The data folder, absolute, made private (0700) when it does not exist."""
+        root = self.data_dir.expanduser().absolute()
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return root
+
+    @cached_property
+    def runtime_dir(self) -> Path:
+        """A short private folder for sockets (an AF_UNIX path ends at 107 bytes), named by a hash of the data folder.
+
+        Raises:
+            PermissionError: the folder exists and belongs to somebody else.
+        """
+        name = hashlib.sha256(os.fsencode(self.root.resolve())).hexdigest()[:10]
+        folder = Path(tempfile.gettempdir()) / f"kt-{os.geteuid()}-{name}"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        status = folder.lstat()
+        if folder.is_symlink() or status.st_uid != os.geteuid() or status.st_mode & 0o077:
+            raise PermissionError(f"{folder} is not a private folder of this user; remove it and start again")
+        return folder
+
+    @cached_property
+    def key(self) -> bytes:
+        """The secret that signs and peppers, at least 32 bytes.
+
+        Raises:
+            ValueError: `secret_key`, or the file that keeps it, is too short.
+        """
+        if self.secret_key is not None:
+            key = self.secret_key.get_secret_value().encode()
+            if len(key) < 32:
+                raise ValueError(f"{PREFIX}SECRET_KEY must have at least 32 characters")
+            return key
+        path = self.root / "secret"
+        if not path.exists():
+            _write_once(path, secrets.token_hex(32).encode())
+        key = path.read_bytes()
+        if len(key) < 32:
+            raise ValueError(f"{path} is damaged: restore it, or remove it together with every key and URL it made")
+        return key
+
+    def sources(self) -> dict[str, tuple[str, str]]:
+        """Every setting's value (secrets masked) and where it came from: `environment` or `default`."""
+        found: dict[str, tuple[str, str]] = {}
+        for name in type(self).model_fields:
+            names = [PREFIX + name.upper(), *([name.upper()] if name.startswith("database_url") else [])]
+            variable = next((candidate for candidate in names if candidate in os.environ), None)
+            value = _PASSWORD.sub(r"\1**********", str(getattr(self, name)))
+            found[name] = (value, f"environment ({variable})" if variable else "default")
+        return found
+
+
+def _write_once(path: Path, content: bytes) -> None:
+    # A link appears whole or not at all: a process that starts beside this one reads no half of a secret.
+    draft = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
+    try:
+        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        with suppress(FileExistsError):
+            path.hardlink_to(draft)
+    finally:
+        draft.unlink(missing_ok=True)

@@ -1,0 +1,178 @@
+"""The generic replica: one engine, one call at a time, stopped by its permit.
+
+Serve frees a slot the moment a request is cancelled and leaves a request running when its caller dies. Therefore the engine
+is guarded by a lock that a background task holds until the engine's thread has returned, whatever became of the request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import ray
+from pydantic import BaseModel, ConfigDict, Field
+
+from core.clock import now
+from core.database import UNAVAILABLE, Database
+from core.log import configure, logger
+from core.settings import Settings
+from deployments.caps import Caps
+from deployments.messages import Call, End, Faulted, Finished, Halted, Message, Progress, Started
+from jobs.permits import Permit
+from jobs.wakeup import STOP_CHANNEL
+from models.base import Engine, EngineFault, Stopped
+from models.registry import engine as make_engine
+from models.weights import resolve
+
+log = logger(__name__)
+
+_LISTEN_RETRY_SECONDS = 2.0
+_FAREWELL_SECONDS = 0.5
+"""How long a replica that ends itself waits, so that its last message leaves."""
+
+
+class ReplicaArgs(BaseModel):
+    """The `args` of a model's application in a fleet file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+    pool: str = Field(description="The pool's name, which is the application's.")
+    engine: str = Field(description="A name of models.registry.")
+    weights: str = Field(description="A reference of models.weights: tiny:…, dir:…, hf:…@revision.")
+    device: str = Field("cpu", description="A torch device.")
+    canvas_cap: int | None = Field(None, alias="canvasCap", ge=64 * 64, description="Stand-in: most pixels worked on.")
+    step_cap: int | None = Field(None, alias="stepCap", ge=2, description="Stand-in: most steps.")
+    stand_in: bool = Field(False, alias="standIn", description="True: not the production weights.")
+
+
+class Replica:
+    """One engine of a pool."""
+
+    def __init__(self, args: ReplicaArgs) -> None:
+        self._args = args
+        self._settings = Settings()
+        configure(self._settings.log_level, json=self._settings.log_json)
+        self._caps = Caps(args.canvas_cap, args.step_cap)
+        self._weights = resolve(args.weights, self._settings.root / "weights")
+        self._engine: Engine[Any, Any] = make_engine(args.engine)
+        self._engine.load(self._weights, args.device)
+        self._name = ray.get_runtime_context().get_actor_name() or "local"
+        self._lock = asyncio.Lock()
+        self._database: Database | None = None
+        self._permit: Permit | None = None
+        self._moved_at: float | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def run(self, call: Call) -> AsyncIterator[Message]:
+        """Work on one call; the stream ends with `Finished`, `Halted` or `Faulted`."""
+        database = await self._open()
+        messages: asyncio.Queue[Message] = asyncio.Queue()
+        stop = threading.Event()
+        self._keep(asyncio.create_task(self._work(database, call, messages, stop)))
+        try:
+            while True:
+                message = await messages.get()
+                yield message
+                if isinstance(message, End):
+                    return
+        finally:
+            stop.set()
+
+    async def check_health(self) -> None:
+        """Called by Serve: an engine that makes no progress for its declared limit is not healthy."""
+        moved_at = self._moved_at
+        if moved_at is not None and time.monotonic() - moved_at > self._engine.step_limit_s:
+            raise RuntimeError(f"{self._args.engine} made no progress for {self._engine.step_limit_s} s")
+        self._engine.health()
+
+    async def _open(self) -> Database:
+        if self._database is None:
+            url = self._settings.database_url
+            assert url is not None
+            database = Database(url, direct_url=self._settings.database_url_direct, size=2)
+            await database.open()
+            self._database = database
+            self._keep(asyncio.create_task(self._listen(database)))
+        return self._database
+
+    def _keep(self, task: asyncio.Task[None]) -> None:
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _listen(self, database: Database) -> None:
+        while True:
+            try:
+                listener = await database.listen(STOP_CHANNEL)
+                async for _ in listener:
+                    if self._permit is not None:
+                        self._permit.wake()
+            except UNAVAILABLE as error:
+                log.warning("stop notifications lost; the permit is re-read meanwhile", error=repr(error))
+            await asyncio.sleep(_LISTEN_RETRY_SECONDS)
+
+    async def _work(
+        self, database: Database, call: Call, messages: asyncio.Queue[Message], stop: threading.Event
+    ) -> None:
+        async with self._lock:
+            permit = Permit(database, call.job_id, call.fence, stop.set)
+            if stop.is_set() or not await self._held(permit):
+                messages.put_nowait(Halted(0, 0.0, now()))
+                return
+            messages.put_nowait(
+                Started(
+                    self._name,
+                    self._args.engine,
+                    self._weights.digest,
+                    self._args.stand_in,
+                    self._engine.step_limit_s,
+                )
+            )
+            self._permit = permit
+            try:
+                async with permit:
+                    end = await self._engage(call, messages, stop)
+            finally:
+                self._permit = self._moved_at = None
+            messages.put_nowait(end)
+        if isinstance(end, Faulted) and end.recycle:
+            log.error("the replica ends itself", code=end.code, error=end.message)
+            await asyncio.sleep(_FAREWELL_SECONDS)
+            os._exit(1)
+
+    async def _held(self, permit: Permit) -> bool:
+        try:
+            return await permit.held()
+        except UNAVAILABLE:
+            return False
+
+    async def _engage(self, call: Call, messages: asyncio.Queue[Message], stop: threading.Event) -> End:
+        loop = asyncio.get_running_loop()
+        request = self._caps.applied(call.request)
+        started = self._moved_at = time.monotonic()
+
+        def on_step(step: int, total: int) -> None:
+            self._moved_at = time.monotonic()
+            if stop.is_set():
+                raise Stopped(step)
+            loop.call_soon_threadsafe(messages.put_nowait, Progress(step, total))
+
+        work = loop.run_in_executor(None, self._engine.run, request, on_step)
+        deadline = self._engine.deadline_s(request)
+        done, _ = await asyncio.wait({work}, timeout=deadline)
+        spent = time.monotonic() - started
+        if not done:
+            return Faulted("deadline", f"the engine exceeded its deadline of {deadline:.0f} s", spent, recycle=True)
+        try:
+            result = work.result()
+        except Stopped as halt:
+            return Halted(halt.step, spent, now())
+        except EngineFault as fault:
+            return Faulted(fault.code, str(fault), spent, fault.recycle)
+        except Exception as error:
+            log.exception("the engine failed", job=str(call.job_id))
+            return Faulted("engine_error", f"{type(error).__name__} in the engine", spent, recycle=False)
+        return Finished(ray.put(result), spent, result.details)

@@ -1,0 +1,195 @@
+"""The dispatchers' side of jobs: sessions, claims, progress and every way a lease ends."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Literal
+from uuid import UUID
+
+import asyncpg
+
+from core.clock import rfc3339
+from core.database import Database
+from jobs.models import Failure, Lease
+
+SESSION_EXPIRY_SECONDS = 6.0
+"""A dispatcher that cannot beat for this long stops its jobs: others may have them by then (SQL `session_expiry`)."""
+
+Ended = Literal["queued", "succeeded", "failed", "cancelled", "stale"]
+
+
+class SessionEnded(Exception):
+    """This dispatcher was taken for dead and its jobs were given to others; it must open a new session."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a worker reports of a finished or stopped job."""
+
+    outputs: tuple[dict[str, Any], ...] = ()
+    upstream: dict[str, Any] | None = None
+    engine: str | None = None
+    weights_digest: str | None = None
+    stand_in: bool | None = None
+    replica: str | None = None
+    stopped_at_step: int | None = None
+    gpu_released_at: datetime | None = None
+    adjustments: tuple[dict[str, Any], ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        """The `p_result` of SQL `settle`."""
+        parts = {
+            "outputs": list(self.outputs),
+            "upstream": self.upstream,
+            "engine": self.engine,
+            "weightsDigest": self.weights_digest,
+            "standIn": self.stand_in,
+            "replica": self.replica,
+            "stoppedAtStep": self.stopped_at_step,
+            "gpuReleasedAt": rfc3339(self.gpu_released_at) if self.gpu_released_at else None,
+            "adjustments": list(self.adjustments),
+        }
+        return {key: value for key, value in parts.items() if value is not None}
+
+
+class Leases:
+    """Jobs as one dispatcher holds them. Every call is one round trip; a late fence changes nothing."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def open_session(self, name: str) -> int:
+        """A new session; it lives as long as it beats."""
+        session: int = await self._database.fetch_value("INSERT INTO session (name) VALUES ($1) RETURNING id", name)
+        return session
+
+    async def beat(self, session: int) -> datetime | None:
+        """Keep the session, and take over what dead ones held. Returns when it must have handed everything back, if ever.
+
+        Raises:
+            SessionEnded: the session was reclaimed.
+        """
+        row = await self._database.fetch_row(
+            "UPDATE session SET beat_at = clock_timestamp() WHERE id = $1 AND ended_at IS NULL RETURNING drain_by",
+            session,
+        )
+        if row is None:
+            raise SessionEnded(f"session {session} has ended")
+        await self._database.execute("SELECT session_reclaim()")
+        drain_by: datetime | None = row["drain_by"]
+        return drain_by
+
+    async def close_session(self, session: int) -> int:
+        """End the session and hand back what it still holds; returns how many jobs."""
+        async with self._database.transaction() as connection:
+            await connection.execute(
+                "UPDATE session SET ended_at = clock_timestamp() WHERE id = $1 AND ended_at IS NULL", session
+            )
+            count: int = await connection.fetchval("SELECT session_hand_back($1, 'handed_back')", session)
+        return count
+
+    async def claim(self, pool: str, most: int, session: int) -> list[Lease]:
+        """Up to `most` jobs of the pool, never more than its free slots plus one.
+
+        Raises:
+            SessionEnded: the session was reclaimed.
+        """
+        try:
+            rows = await self._database.fetch("SELECT * FROM claim($1, $2, $3)", pool, most, session)
+        except asyncpg.PostgresError as error:
+            if error.sqlstate == "KT440":
+                raise SessionEnded(str(error)) from None
+            raise
+        return [Lease(**row) for row in rows]
+
+    async def progress(self, lease: Lease, fraction: float) -> bool:
+        """Note progress (0…1), at most twice a second per job; False when the fence is late."""
+        return bool(
+            await self._database.fetch_value("SELECT job_progress($1, $2, $3)", lease.job_id, lease.fence, fraction)
+        )
+
+    async def stage_begin(self, lease: Lease, name: str) -> bool:
+        """Note that a step begins; False when the fence is late."""
+        return bool(await self._database.fetch_value("SELECT stage_begin($1, $2, $3)", lease.job_id, lease.fence, name))
+
+    async def stage_end(self, lease: Lease, name: str, gpu_seconds: float = 0.0) -> None:
+        """Note that a step ended, and how long it held a GPU."""
+        await self._database.execute("SELECT stage_end($1, $2, $3, $4)", lease.job_id, lease.fence, name, gpu_seconds)
+
+    async def hand_back(self, lease: Lease, reason: str, *, counts: bool, failure: Failure | None = None) -> Ended:
+        """Give the job back to the queue; `failure` is what it fails with when this was its last attempt."""
+        ended: Ended = await self._database.fetch_value(
+            "SELECT hand_back($1, $2, $3, $4, $5)",
+            lease.job_id,
+            lease.fence,
+            reason,
+            counts,
+            failure.as_json() if failure else None,
+        )
+        return ended
+
+    async def segment_end(self, lease: Lease, checkpoint: dict[str, Any]) -> Ended:
+        """Pass the job on to its next pool."""
+        ended: Ended = await self._database.fetch_value(
+            "SELECT segment_end($1, $2, $3)", lease.job_id, lease.fence, checkpoint
+        )
+        return ended
+
+    async def settle(
+        self,
+        lease: Lease,
+        state: Literal["succeeded", "failed", "cancelled"],
+        outcome: Outcome,
+        failure: Failure | None = None,
+    ) -> Ended:
+        """End the job and its hold in one transaction; returns the true state, `stale` when the fence is late."""
+        ended: Ended = await self._database.fetch_value(
+            "SELECT settle($1, $2, $3, $4, $5)",
+            lease.job_id,
+            lease.fence,
+            state,
+            outcome.as_json(),
+            failure.as_json() if failure else None,
+        )
+        return ended
+
+    async def stop_requested(self, session: int) -> list[tuple[UUID, int]]:
+        """The session's running jobs that were asked to stop, each with its fence."""
+        rows = await self._database.fetch(
+            "SELECT id, fence FROM job WHERE session_id = $1 AND state = 'running' AND cancel_requested_at IS NOT NULL",
+            session,
+        )
+        return [(row["id"], row["fence"]) for row in rows]
+
+    async def time_out_starts(self) -> int:
+        """Fail every job that was not started in time, one transaction each; returns how many."""
+        count = 0
+        while await self._database.fetch_value("SELECT start_timeout()") is not None:
+            count += 1
+        return count
+
+
+async def drain(database: Database, grace_seconds: float) -> None:
+    """Ask every dispatcher to claim nothing more, and to hand back what still runs when the grace has passed.
+
+    Returns when no session holds a job, at the latest three seconds after the grace.
+    """
+    await database.execute(
+        "UPDATE session SET drain_by = clock_timestamp() + $1 WHERE ended_at IS NULL", timedelta(seconds=grace_seconds)
+    )
+    end = time.monotonic() + grace_seconds + 3
+    while time.monotonic() < end:
+        if not await database.fetch_value(
+            "SELECT EXISTS (SELECT FROM job JOIN session ON session.id = job.session_id"
+            " WHERE job.state = 'running' AND session.ended_at IS NULL)"
+        ):
+            return
+        await asyncio.sleep(0.1)
+
+
+async def resume(database: Database) -> None:
+    """Let drained dispatchers claim again."""
+    await database.execute("UPDATE session SET drain_by = NULL WHERE ended_at IS NULL AND drain_by IS NOT NULL")

@@ -1,0 +1,338 @@
+-- A job's life: submit, claim, hand_back, segment_end, settle, cancel. `job.fence` grows at every claim and every end of a
+-- lease, so whatever a late worker still sends carries a fence that no longer fits.
+
+CREATE OR REPLACE FUNCTION job_transition() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+  IF (OLD.state, NEW.state) NOT IN (('queued', 'running'), ('queued', 'failed'), ('queued', 'cancelled'),
+      ('running', 'queued'), ('running', 'succeeded'), ('running', 'failed'), ('running', 'cancelled')) THEN
+    RAISE 'a job cannot go from % to %', OLD.state, NEW.state USING ERRCODE = 'KT902';
+  END IF;
+  RETURN NEW;
+END $$;
+CREATE OR REPLACE TRIGGER job_transition BEFORE UPDATE OF state ON job
+  FOR EACH ROW WHEN (OLD.state IS DISTINCT FROM NEW.state) EXECUTE FUNCTION job_transition();
+
+-- How long a dispatcher's session lives without a beat, and how long after PostgreSQL's own start nobody is reclaimed.
+CREATE OR REPLACE FUNCTION session_expiry() RETURNS interval LANGUAGE sql IMMUTABLE AS $$ SELECT interval '6 s' $$;
+CREATE OR REPLACE FUNCTION restart_grace() RETURNS interval LANGUAGE sql IMMUTABLE AS $$ SELECT interval '15 s' $$;
+CREATE OR REPLACE FUNCTION restarting() RETURNS boolean LANGUAGE sql STABLE AS $$
+  SELECT pg_postmaster_start_time() > clock_timestamp() - restart_grace()
+$$;
+
+-- Everything of a submit in one round trip; nothing of it stays when the money does not suffice.
+CREATE OR REPLACE FUNCTION submit(
+  p_job uuid, p_account uuid, p_task text, p_effective_input jsonb, p_adjustments jsonb, p_warnings jsonb,
+  p_billing jsonb, p_amount bigint, p_pools text[], p_cost double precision, p_class smallint, p_request_id text,
+  p_route text, p_key text, p_fingerprint bytea, p_start_timeout interval
+) RETURNS TABLE (job_id uuid, replayed boolean) LANGUAGE plpgsql AS $$
+DECLARE
+  v_replay idempotency;
+  v_available bigint;
+BEGIN
+  IF p_key IS NOT NULL THEN
+    SELECT * INTO v_replay FROM idempotency_begin(p_account, p_route, p_key, p_fingerprint);
+    IF FOUND THEN
+      RETURN QUERY SELECT v_replay.job_id, true;
+      RETURN;
+    END IF;
+  END IF;
+  IF NOT (SELECT coalesce(bool_and(EXISTS (SELECT FROM pool WHERE name = needed)), false) FROM unnest(p_pools) needed) THEN
+    RAISE 'no such pool' USING ERRCODE = 'KT503', DETAIL = array_to_string(p_pools, ', ');
+  END IF;
+  INSERT INTO job (id, account_id, task, effective_input, input_adjustments, warnings, billing, amount, pools, request_id,
+      balance_after, start_by)
+    VALUES (p_job, p_account, p_task, p_effective_input, p_adjustments, p_warnings, p_billing, p_amount, p_pools,
+      p_request_id, 0, clock_timestamp() + p_start_timeout);
+  INSERT INTO event (job_id, seq, type, data) VALUES (p_job, 1, 'state', '{"status": "queued"}');
+  IF p_key IS NOT NULL THEN
+    UPDATE idempotency SET status = 202, job_id = p_job
+      WHERE account_id = p_account AND route = p_route AND key = p_key;
+  END IF;
+  PERFORM flow_join(p_job, p_account, p_pools[1], p_class, p_cost);
+  v_available := hold_open(p_job, p_account, p_amount, p_request_id);
+  UPDATE job SET balance_after = v_available WHERE id = p_job;
+  RETURN QUERY SELECT p_job, false;
+END $$;
+
+-- Final state, hold, queue, attempt and event, in the caller's transaction; the caller holds the queue's and job's rows.
+CREATE OR REPLACE FUNCTION job_end(p_job uuid, p_state text, p_outcome text, p_failure jsonb)
+RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+  v_job job;
+BEGIN
+  UPDATE job SET state = p_state, finished_at = clock_timestamp(), failure = p_failure, session_id = NULL,
+      fence = fence + 1, sequence = sequence + 1, stage = NULL,
+      progress = CASE WHEN p_state = 'succeeded' THEN 1 ELSE progress END
+    WHERE id = p_job RETURNING * INTO v_job;
+  UPDATE attempt SET ended_at = clock_timestamp(), outcome = p_outcome WHERE job_id = p_job AND ended_at IS NULL;
+  UPDATE stage SET ended_at = clock_timestamp() WHERE job_id = p_job AND ended_at IS NULL;
+  INSERT INTO event (job_id, seq, type, data) VALUES (p_job, v_job.sequence, 'state',
+    jsonb_strip_nulls(jsonb_build_object('status', p_state, 'failure', p_failure)));
+  PERFORM flow_leave(p_job);
+  PERFORM hold_settle(p_job, p_state = 'succeeded', v_job.request_id);
+END $$;
+
+-- The row of a job that this fence still owns, locked in the right order; no row when the fence is late.
+CREATE OR REPLACE FUNCTION job_owned(p_job uuid, p_fence int) RETURNS SETOF job LANGUAGE plpgsql AS $$
+BEGIN
+  PERFORM FROM queue WHERE queue.job_id = p_job FOR UPDATE;
+  RETURN QUERY SELECT * FROM job WHERE id = p_job AND fence = p_fence AND state = 'running' AND session_id IS NOT NULL
+    FOR UPDATE;
+END $$;
+
+-- End a lease without a result. `p_counts`: the attempt is one of the three a job has (a replica died under it, the engine
+-- failed); hand-back, a dead dispatcher, drain and a database restart do not count, but nothing starts more than 20 times.
+CREATE OR REPLACE FUNCTION hand_back(p_job uuid, p_fence int, p_reason text, p_counts boolean, p_failure jsonb DEFAULT NULL)
+RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+  v_job job;
+BEGIN
+  SELECT * INTO v_job FROM job_owned(p_job, p_fence);
+  IF NOT FOUND THEN
+    RETURN 'stale';
+  END IF;
+  IF v_job.cancel_requested_at IS NOT NULL THEN
+    PERFORM job_end(p_job, 'cancelled', p_reason, NULL);
+    RETURN 'cancelled';
+  END IF;
+  IF v_job.attempts + p_counts::int >= 3 OR v_job.starts >= 20 THEN
+    UPDATE job SET attempts = attempts + p_counts::int WHERE id = p_job;
+    PERFORM job_end(p_job, 'failed', p_reason, coalesce(p_failure, jsonb_build_object('code', 'attempts_exhausted',
+      'message', 'The job was started again and again and never finished; nothing was charged.', 'retryable', true)));
+    RETURN 'failed';
+  END IF;
+  UPDATE attempt SET ended_at = clock_timestamp(), outcome = p_reason WHERE job_id = p_job AND ended_at IS NULL;
+  UPDATE stage SET ended_at = clock_timestamp() WHERE job_id = p_job AND ended_at IS NULL;
+  UPDATE queue SET state = 'ready', begun = true WHERE job_id = p_job;
+  UPDATE job SET state = 'queued', session_id = NULL, fence = fence + 1, attempts = attempts + p_counts::int,
+      sequence = sequence + 1, stage = NULL WHERE id = p_job RETURNING * INTO v_job;
+  INSERT INTO event (job_id, seq, type, data) VALUES (p_job, v_job.sequence, 'state',
+    jsonb_build_object('status', 'queued', 'reason', p_reason));
+  RETURN 'queued';
+END $$;
+
+-- Hand back whatever dead dispatchers held.
+CREATE OR REPLACE FUNCTION session_reclaim() RETURNS int LANGUAGE plpgsql AS $$
+DECLARE
+  v_session bigint;
+  v_job record;
+  v_count int := 0;
+BEGIN
+  IF restarting() THEN
+    RETURN 0;
+  END IF;
+  FOR v_session IN SELECT id FROM session
+      WHERE ended_at IS NULL AND beat_at < clock_timestamp() - session_expiry() FOR UPDATE SKIP LOCKED LOOP
+    UPDATE session SET ended_at = clock_timestamp() WHERE id = v_session;
+    v_count := v_count + session_hand_back(v_session, 'session_expired');
+  END LOOP;
+  RETURN v_count;
+END $$;
+
+CREATE OR REPLACE FUNCTION session_hand_back(p_session bigint, p_reason text) RETURNS int LANGUAGE plpgsql AS $$
+DECLARE
+  v_job record;
+  v_count int := 0;
+BEGIN
+  FOR v_job IN SELECT id, fence FROM job WHERE session_id = p_session AND state = 'running' ORDER BY id LOOP
+    PERFORM hand_back(v_job.id, v_job.fence, p_reason, false);
+    v_count := v_count + 1;
+  END LOOP;
+  RETURN v_count;
+END $$;
+
+-- Lease up to `p_n` jobs of a pool, one more than it has free slots, so that a replica never waits for the next one (and a
+-- pool at zero replicas is woken). Errors: KT440 the session has ended.
+CREATE OR REPLACE FUNCTION claim(p_pool text, p_n int, p_session bigint)
+RETURNS TABLE (job_id uuid, fence int, account_id uuid, task text, segment smallint, effective_input jsonb,
+               checkpoint jsonb, request_id text) LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+DECLARE
+  v_slots int;
+  v_take int;
+  v_jobs uuid[];
+BEGIN
+  PERFORM FROM session WHERE id = p_session AND ended_at IS NULL FOR KEY SHARE;
+  IF NOT FOUND THEN
+    RAISE 'session % has ended', p_session USING ERRCODE = 'KT440';
+  END IF;
+  SELECT slots INTO v_slots FROM pool WHERE name = p_pool AND NOT paused FOR UPDATE;
+  IF NOT FOUND THEN
+    RETURN;
+  END IF;
+  v_take := least(p_n, v_slots + 1 - (SELECT count(*) FROM queue WHERE pool = p_pool AND state = 'leased'));
+  IF v_take <= 0 THEN
+    RETURN;
+  END IF;
+  WITH picked AS (
+    SELECT job_id FROM queue WHERE pool = p_pool AND state = 'ready' ORDER BY tag, job_id LIMIT v_take
+      FOR UPDATE SKIP LOCKED
+  ), leased AS (
+    UPDATE queue SET state = 'leased' FROM picked WHERE queue.job_id = picked.job_id RETURNING queue.job_id, queue.tag
+  ), clock AS (
+    UPDATE pool SET clock = greatest(clock, (SELECT max(tag) FROM leased))
+      WHERE name = p_pool AND clock < (SELECT max(tag) FROM leased)
+  )
+  SELECT array_agg(job_id) INTO v_jobs FROM leased;
+  IF v_jobs IS NULL THEN
+    RETURN;
+  END IF;
+  RETURN QUERY
+  WITH started AS (
+    UPDATE job SET state = 'running', session_id = p_session, fence = fence + 1, starts = starts + 1,
+        started_at = coalesce(started_at, clock_timestamp()), sequence = sequence + 1, progress = 0
+      WHERE id = ANY (v_jobs) RETURNING *
+  ), begun AS (
+    INSERT INTO attempt (job_id, fence, session_id) SELECT id, fence, p_session FROM started
+  ), told AS (
+    INSERT INTO event (job_id, seq, type, data) SELECT id, sequence, 'state', '{"status": "running"}' FROM started
+  )
+  SELECT id, fence, account_id, task, segment, effective_input, checkpoint, request_id FROM started;
+END $$;
+
+-- A segment ended and another pool goes on: queued there again, before everything not yet begun (publicly still running).
+CREATE OR REPLACE FUNCTION segment_end(p_job uuid, p_fence int, p_checkpoint jsonb) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+  v_job job;
+  v_row queue;
+  v_pool text;
+BEGIN
+  SELECT * INTO v_job FROM job_owned(p_job, p_fence);
+  IF NOT FOUND THEN
+    RETURN 'stale';
+  END IF;
+  IF v_job.cancel_requested_at IS NOT NULL THEN
+    PERFORM job_end(p_job, 'cancelled', 'cancelled', NULL);
+    RETURN 'cancelled';
+  END IF;
+  v_pool := v_job.pools[v_job.segment + 2];
+  SELECT * INTO v_row FROM queue WHERE job_id = p_job;
+  PERFORM flow_leave(p_job);
+  INSERT INTO flow (account_id, pool, active) VALUES (v_job.account_id, v_pool, 1)
+    ON CONFLICT (account_id, pool) DO UPDATE SET active = flow.active + 1;
+  INSERT INTO queue (job_id, account_id, pool, state, begun, class, turn, tag, cost)
+    SELECT p_job, v_job.account_id, v_pool, 'ready', true, v_row.class, v_row.turn, least(v_row.tag, clock), v_row.cost
+    FROM pool WHERE name = v_pool;
+  UPDATE attempt SET ended_at = clock_timestamp(), outcome = 'segment_ended' WHERE job_id = p_job AND ended_at IS NULL;
+  UPDATE job SET state = 'queued', session_id = NULL, fence = fence + 1, segment = segment + 1, attempts = 0,
+      checkpoint = p_checkpoint WHERE id = p_job;
+  RETURN 'queued';
+END $$;
+
+-- The end of a job that a worker reports; it counts only while its fence does. A success after a cancel request is a cancel;
+-- a stop that no caller asked for (the worker lost sight of its permit) only gives the job back.
+CREATE OR REPLACE FUNCTION settle(p_job uuid, p_fence int, p_state text, p_result jsonb, p_failure jsonb)
+RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+  v_job job;
+  v_state text := p_state;
+BEGIN
+  SELECT * INTO v_job FROM job_owned(p_job, p_fence);
+  IF NOT FOUND THEN
+    RETURN 'stale';
+  END IF;
+  IF v_job.cancel_requested_at IS NOT NULL THEN
+    v_state := 'cancelled';
+  ELSIF p_state = 'cancelled' THEN
+    RETURN hand_back(p_job, p_fence, 'stopped', false);
+  END IF;
+  UPDATE job SET engine = p_result ->> 'engine', weights_digest = p_result ->> 'weightsDigest',
+      stand_in = (p_result ->> 'standIn')::boolean, stopped_at_step = (p_result ->> 'stoppedAtStep')::int,
+      gpu_released_at = coalesce((p_result ->> 'gpuReleasedAt')::timestamptz, gpu_released_at),
+      outputs = CASE WHEN v_state = 'succeeded' THEN p_result -> 'outputs' ELSE '[]' END,
+      upstream = CASE WHEN v_state = 'succeeded' THEN p_result -> 'upstream' END,
+      input_adjustments = input_adjustments || coalesce(p_result -> 'adjustments', '[]')
+    WHERE id = p_job;
+  UPDATE attempt SET replica = p_result ->> 'replica' WHERE job_id = p_job AND fence = p_fence;
+  PERFORM job_end(p_job, v_state, v_state, CASE WHEN v_state = 'failed' THEN p_failure END);
+  RETURN v_state;
+END $$;
+
+-- A caller's cancel: a waiting job ends at once, a running one is asked to stop. Returns the job's state, NULL if not there.
+CREATE OR REPLACE FUNCTION cancel(p_account uuid, p_job uuid) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+  v_job job;
+BEGIN
+  PERFORM FROM job WHERE id = p_job AND account_id = p_account;
+  IF NOT FOUND THEN
+    RETURN NULL;
+  END IF;
+  PERFORM FROM queue WHERE job_id = p_job FOR UPDATE;
+  SELECT * INTO v_job FROM job WHERE id = p_job FOR UPDATE;
+  IF v_job.finished_at IS NOT NULL OR v_job.cancel_requested_at IS NOT NULL THEN
+    RETURN v_job.state;
+  END IF;
+  UPDATE job SET cancel_requested_at = clock_timestamp(), sequence = sequence + 1 WHERE id = p_job;
+  INSERT INTO event (job_id, seq, type, data) VALUES (p_job, v_job.sequence + 1, 'cancel_requested', '{}');
+  IF v_job.session_id IS NULL THEN
+    PERFORM job_end(p_job, 'cancelled', 'cancelled', NULL);
+    RETURN 'cancelled';
+  END IF;
+  PERFORM pg_notify('job_stop', p_job::text);
+  RETURN 'running';
+END $$;
+
+-- A job that nobody started in time fails; one job per call, so that a sweep never holds many wallets.
+CREATE OR REPLACE FUNCTION start_timeout() RETURNS uuid LANGUAGE plpgsql AS $$
+DECLARE
+  v_late uuid;
+  v_job job;
+BEGIN
+  SELECT queue.job_id INTO v_late FROM queue JOIN job ON job.id = queue.job_id
+    WHERE job.state = 'queued' AND job.started_at IS NULL AND job.start_by < clock_timestamp()
+      AND queue.state IN ('ready', 'parked')
+    ORDER BY job.start_by LIMIT 1 FOR UPDATE OF queue SKIP LOCKED;
+  IF v_late IS NULL THEN
+    RETURN NULL;
+  END IF;
+  SELECT * INTO v_job FROM job WHERE id = v_late FOR UPDATE;
+  PERFORM job_end(v_late, 'failed', 'start_timeout', jsonb_build_object('code', 'start_timeout',
+    'message', 'The job was not started in time; nothing was charged. Send it again, with a longer startTimeoutSeconds.',
+    'retryable', true));
+  RETURN v_late;
+END $$;
+
+-- May this fence go on? Its lease must be live (a fresh PostgreSQL forgives silence) and nobody may have asked it to stop.
+CREATE OR REPLACE FUNCTION permitted(p_job uuid, p_fence int) RETURNS boolean LANGUAGE sql STABLE AS $$
+  SELECT EXISTS (
+    SELECT FROM job JOIN session ON session.id = job.session_id
+    WHERE job.id = p_job AND job.fence = p_fence AND job.state = 'running' AND job.cancel_requested_at IS NULL
+      AND session.ended_at IS NULL AND (session.beat_at > clock_timestamp() - session_expiry() OR restarting()))
+$$;
+
+-- Progress of a running job, at most two rows a second (the caller's duty). False: the fence is late.
+CREATE OR REPLACE FUNCTION job_progress(p_job uuid, p_fence int, p_progress real) RETURNS boolean LANGUAGE plpgsql AS $$
+DECLARE
+  v_sequence int;
+BEGIN
+  UPDATE job SET progress = greatest(progress, p_progress), sequence = sequence + 1
+    WHERE id = p_job AND fence = p_fence AND state = 'running' RETURNING sequence INTO v_sequence;
+  IF NOT FOUND THEN
+    RETURN false;
+  END IF;
+  INSERT INTO event (job_id, seq, type, data)
+    VALUES (p_job, v_sequence, 'progress', jsonb_build_object('progress', p_progress));
+  RETURN true;
+END $$;
+
+-- A step of the chain begins. False: the fence is late.
+CREATE OR REPLACE FUNCTION stage_begin(p_job uuid, p_fence int, p_name text) RETURNS boolean LANGUAGE plpgsql AS $$
+DECLARE
+  v_sequence int;
+BEGIN
+  UPDATE job SET stage = p_name, sequence = sequence + 1
+    WHERE id = p_job AND fence = p_fence AND state = 'running' RETURNING sequence INTO v_sequence;
+  IF NOT FOUND THEN
+    RETURN false;
+  END IF;
+  INSERT INTO stage (job_id, fence, name) VALUES (p_job, p_fence, p_name) ON CONFLICT DO NOTHING;
+  INSERT INTO event (job_id, seq, type, data)
+    VALUES (p_job, v_sequence, 'stage', jsonb_build_object('stage', p_name));
+  RETURN true;
+END $$;
+
+CREATE OR REPLACE FUNCTION stage_end(p_job uuid, p_fence int, p_name text, p_gpu_seconds double precision)
+RETURNS void LANGUAGE sql AS $$
+  UPDATE stage SET ended_at = clock_timestamp(), gpu_seconds = p_gpu_seconds
+    WHERE job_id = p_job AND fence = p_fence AND name = p_name AND ended_at IS NULL
+$$;

@@ -1,0 +1,92 @@
+-- The queue. Between accounts: start-time fair queueing per (account, pool); a job's tag is its account's virtual start
+-- time, the pool's clock is the newest tag claimed (Goyal, Vin and Cheng, "Start-time fair queueing", 1996). Inside an
+-- account: turns, by class, weighted 8:4:1 (interactive, standard, batch). Only an account's first jobs in a pool, as
+-- many as its concurrency, are tagged `ready`; the others are `parked` and follow one by one.
+--
+-- Lock order, everywhere: pool, queue, job, flow, hold, wallet.
+
+-- Give the account's tags in this pool to its waiting jobs in the order of their turns.
+CREATE OR REPLACE FUNCTION flow_reorder(p_account uuid, p_pool text) RETURNS void LANGUAGE sql AS $$
+  WITH waiting AS (
+    SELECT job_id, turn, tag FROM queue
+      WHERE account_id = p_account AND pool = p_pool AND state = 'ready' AND NOT begun FOR UPDATE SKIP LOCKED
+  ), turns AS (
+    SELECT job_id, tag AS old_tag, row_number() OVER (ORDER BY turn, job_id) AS place FROM waiting
+  ), tags AS (
+    SELECT tag, row_number() OVER (ORDER BY tag) AS place FROM waiting
+  )
+  UPDATE queue SET tag = tags.tag FROM turns JOIN tags USING (place)
+    WHERE queue.job_id = turns.job_id AND turns.old_tag <> tags.tag
+$$;
+
+-- Put a new job into its first pool. Errors: KT429 the account's queue is full, KT503 no such pool in the fleet.
+CREATE OR REPLACE FUNCTION flow_join(p_job uuid, p_account uuid, p_pool text, p_class smallint, p_cost double precision)
+RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+  v_clock double precision;
+  v_account account;
+  v_flow flow;
+  v_turn double precision;
+BEGIN
+  SELECT clock INTO v_clock FROM pool WHERE name = p_pool;
+  IF NOT FOUND THEN
+    RAISE 'no pool %', p_pool USING ERRCODE = 'KT503', DETAIL = p_pool;
+  END IF;
+  SELECT * INTO v_account FROM account WHERE id = p_account;
+  INSERT INTO flow (account_id, pool) VALUES (p_account, p_pool) ON CONFLICT DO NOTHING;
+  SELECT * INTO v_flow FROM flow WHERE account_id = p_account AND pool = p_pool FOR UPDATE;
+  IF (SELECT sum(active + parked) FROM flow WHERE account_id = p_account) >= v_account.queue_limit THEN
+    RAISE 'queue full' USING ERRCODE = 'KT429', DETAIL = v_account.queue_limit;
+  END IF;
+  v_turn := greatest(v_flow.turn, v_flow.turns[p_class]);
+  v_flow.turns[p_class] := v_turn + 1 / (ARRAY[8.0, 4.0, 1.0])[p_class];
+  IF v_flow.active < v_account.concurrency THEN
+    v_flow.tag := greatest(v_flow.tag, v_clock);
+    INSERT INTO queue (job_id, account_id, pool, state, class, turn, tag, cost)
+      VALUES (p_job, p_account, p_pool, 'ready', p_class, v_turn, v_flow.tag, p_cost);
+    UPDATE flow SET tag = v_flow.tag + p_cost, turns = v_flow.turns, active = active + 1
+      WHERE account_id = p_account AND pool = p_pool;
+    IF EXISTS (SELECT FROM queue WHERE account_id = p_account AND pool = p_pool AND state = 'ready' AND NOT begun
+               AND turn > v_turn) THEN
+      PERFORM flow_reorder(p_account, p_pool);
+    END IF;
+  ELSE
+    INSERT INTO queue (job_id, account_id, pool, state, class, turn, cost)
+      VALUES (p_job, p_account, p_pool, 'parked', p_class, v_turn, p_cost);
+    UPDATE flow SET turns = v_flow.turns, parked = parked + 1 WHERE account_id = p_account AND pool = p_pool;
+  END IF;
+END $$;
+
+-- A job leaves a pool (it ended, or goes on in another): take its row out and let parked jobs follow.
+CREATE OR REPLACE FUNCTION flow_leave(p_job uuid) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+  v_gone queue;
+  v_flow flow;
+  v_next queue;
+  v_clock double precision;
+  v_concurrency int;
+BEGIN
+  DELETE FROM queue WHERE job_id = p_job RETURNING * INTO v_gone;
+  IF NOT FOUND THEN
+    RETURN;
+  END IF;
+  IF v_gone.state = 'parked' THEN
+    UPDATE flow SET parked = parked - 1 WHERE account_id = v_gone.account_id AND pool = v_gone.pool;
+    RETURN;
+  END IF;
+  UPDATE flow SET active = active - 1, turn = greatest(turn, v_gone.turn)
+    WHERE account_id = v_gone.account_id AND pool = v_gone.pool RETURNING * INTO v_flow;
+  SELECT concurrency INTO v_concurrency FROM account WHERE id = v_gone.account_id;
+  SELECT clock INTO v_clock FROM pool WHERE name = v_gone.pool;
+  WHILE v_flow.active < v_concurrency AND v_flow.parked > 0 LOOP
+    SELECT * INTO v_next FROM queue
+      WHERE account_id = v_gone.account_id AND pool = v_gone.pool AND state = 'parked'
+      ORDER BY turn, job_id LIMIT 1 FOR UPDATE SKIP LOCKED;
+    EXIT WHEN NOT FOUND;
+    v_flow.tag := greatest(v_flow.tag, v_clock);
+    UPDATE queue SET state = 'ready', tag = v_flow.tag WHERE job_id = v_next.job_id;
+    UPDATE flow SET tag = v_flow.tag + v_next.cost, active = active + 1, parked = parked - 1
+      WHERE account_id = v_gone.account_id AND pool = v_gone.pool RETURNING * INTO v_flow;
+    PERFORM flow_reorder(v_gone.account_id, v_gone.pool);
+  END LOOP;
+END $$;

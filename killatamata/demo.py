@@ -1,0 +1,114 @@
+"""The demo: real jobs through the public API of a stack that is started for them, and a summary for programs."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from rich.progress import Progress
+
+from core.errors import OperatorError
+from killatamata import show
+from killatamata.client import Client
+from killatamata.stack import Ready
+
+EXAMPLES: Mapping[str, tuple[tuple[str, dict[str, Any]], ...]] = {
+    "image": (
+        (
+            "image.generate",
+            {"prompt": "cinematic fox astronaut", "width": 512, "height": 512, "seed": 424242},
+        ),
+    ),
+}
+"""What each family of tasks shows."""
+
+
+class UnknownFamily(OperatorError):
+    """The demo has no such family of tasks."""
+
+
+class DemoFailed(OperatorError):
+    """A job of the demo did not succeed."""
+
+
+def families(names: str) -> tuple[str, ...]:
+    """The families in a comma-separated list; `all` is every one.
+
+    Raises:
+        UnknownFamily: one of them does not exist.
+    """
+    asked = tuple(EXAMPLES) if names == "all" else tuple(name.strip() for name in names.split(","))
+    for name in asked:
+        if name not in EXAMPLES:
+            raise UnknownFamily(f"no demo for {name!r}; there is one for: {', '.join(EXAMPLES)}")
+    return asked
+
+
+async def run(ready: Ready, asked: tuple[str, ...], out: Path) -> dict[str, Any]:
+    """Run the examples side by side; writes the outputs and `summary.json` into `out` and returns the summary.
+
+    Raises:
+        DemoFailed: a job failed; the summary is written all the same.
+    """
+    examples = [example for name in asked for example in EXAMPLES[name]]
+    async with Client(ready.base_url, ready.api_key) as client:
+        with show.progress() as bars:
+            jobs = await asyncio.gather(*(_one(client, bars, task, given, out) for task, given in examples))
+    summary = {"jobs": jobs}
+    (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    failed = [job["jobId"] for job in jobs if job["status"] != "succeeded"]
+    if failed:
+        raise DemoFailed(f"these jobs did not succeed: {', '.join(failed)}; {out / 'summary.json'} says more")
+    return summary
+
+
+async def _one(client: Client, bars: Progress, task: str, given: dict[str, Any], out: Path) -> dict[str, Any]:
+    quote = await client.quote(task, given)
+    accepted = await client.submit(task, given, quoteToken=quote["quoteToken"])
+    price = accepted["billing"]["amountUsd"]
+    job = await client.finished(accepted["jobId"], show.follow(bars, f"{task} [dim]${price}[/dim]"))
+    return summarised(job, await downloaded(client, job, out))
+
+
+async def downloaded(client: Client, job: Mapping[str, Any], out: Path) -> list[Path]:
+    """Every output of a finished job, checked, as `<out>/<task>-<end of the job's id>[-<role>].<ending>`."""
+    files = []
+    for output in job["outputs"]:
+        ending = output["mimeType"].rpartition("/")[2].replace("jpeg", "jpg")
+        role = "" if output["role"] == "primary" else f"-{output['role']}"
+        files.append(await client.download(output, out / f"{job['task']}-{job['jobId'][-8:]}{role}.{ending}"))
+    return files
+
+
+def summarised(job: Mapping[str, Any], files: list[Path]) -> dict[str, Any]:
+    """The job as `summary.json` has it."""
+    seconds = (_instant(job["finishedAt"]) - _instant(job["createdAt"])).total_seconds()
+    return {
+        "task": job["task"],
+        "jobId": job["jobId"],
+        "status": job["status"],
+        "amountMicros": job["billing"]["amountMicros"],
+        "attempts": len(job["details"]["attempts"]),
+        "engine": job["engine"],
+        "weightsDigest": job["weightsDigest"],
+        "standIn": job["standIn"],
+        "seconds": round(seconds, 3),
+        "files": [
+            {
+                "path": str(path),
+                "mimeType": output["mimeType"],
+                "bytes": path.stat().st_size,
+                "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+            }
+            for path, output in zip(files, job["outputs"], strict=True)
+        ],
+    }
+
+
+def _instant(text: str) -> datetime:
+    return datetime.fromisoformat(text)

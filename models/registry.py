@@ -1,0 +1,42 @@
+"""Which engines exist, and which tiny weights can be built. Nothing is imported before it is asked for."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, cast
+
+if TYPE_CHECKING:
+    from models.base import Engine
+
+ENGINES: Mapping[str, str] = {
+    "qwen-image": "models.qwen_image:QwenImage",
+}
+"""Engine name to `module:Class`."""
+
+TINY: Mapping[str, str] = {
+    "qwen-image": "models.tiny_qwen_image:build",
+}
+"""Name of tiny weights to `module:function`; the function writes them into the empty folder that it is given."""
+
+
+class UnknownEngine(LookupError):
+    """No engine has this name."""
+
+
+def engine(name: str) -> Engine[Any, Any]:
+    """A new engine without weights. Imports its module, and with it no model library.
+
+    Raises:
+        UnknownEngine: `name` is not in `ENGINES`.
+    """
+    target = ENGINES.get(name)
+    if target is None:
+        raise UnknownEngine(f"There is no engine {name!r}; use one of: {', '.join(sorted(ENGINES))}.")
+    return cast("Engine[Any, Any]", load_object(target)())
+
+
+def load_object(target: str) -> Any:
+    """The object that `module:name` stands for."""
+    module, _, attribute = target.partition(":")
+    return getattr(importlib.import_module(module), attribute)

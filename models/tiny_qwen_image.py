@@ -1,0 +1,156 @@
+"""Tiny random weights for Qwen-Image with production's geometry: 8x VAE, 16 latent channels, patches of 2x2.
+
+The bits must be the same on every machine, so the weights are drawn as integers (exact everywhere, unlike the vectorised
+normal distribution) and scaled by powers of two; what torch initialises to a constant (norms, biases) is kept.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+SCHEDULER = {
+    "base_image_seq_len": 256,
+    "base_shift": 0.5,
+    "max_image_seq_len": 8192,
+    "max_shift": 0.9,
+    "num_train_timesteps": 1000,
+    "shift": 1.0,
+    "shift_terminal": 0.02,
+    "time_shift_type": "exponential",
+    "use_dynamic_shifting": True,
+}
+"""The scheduler configuration of Qwen/Qwen-Image."""
+
+TEMPLATE = (
+    "<|im_start|>system\nDescribe the image by detailing the color, shape, size, texture, quantity, text, spatial "
+    "relationships of the objects and background:<|im_end|>\n<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
+)
+"""The pipeline's own prompt template; it drops the 34 tokens before `{}`."""
+
+_SPECIAL = (
+    *("<|im_start|>", "<|im_end|>", "<|object_ref_start|>", "<|object_ref_end|>", "<|box_start|>", "<|box_end|>"),
+    *("<|quad_start|>", "<|quad_end|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>"),
+    "<|video_pad|>",
+)
+
+
+def build(folder: Path) -> None:
+    """Write a pipeline that `QwenImagePipeline.from_pretrained` loads into the empty `folder`, about 5 MB."""
+    from diffusers import (
+        AutoencoderKLQwenImage,
+        FlowMatchEulerDiscreteScheduler,
+        QwenImagePipeline,
+        QwenImageTransformer2DModel,
+    )
+
+    from models.runtime import silence_progress_bars
+
+    silence_progress_bars()
+    tokenizer = train_tokenizer()
+    pipeline = QwenImagePipeline(
+        tokenizer=tokenizer,
+        text_encoder=_drawn(_text_encoder(tokenizer), seed=1),
+        transformer=_drawn(
+            QwenImageTransformer2DModel(
+                patch_size=2,
+                in_channels=64,
+                out_channels=16,
+                num_layers=2,
+                attention_head_dim=32,
+                num_attention_heads=2,
+                joint_attention_dim=32,
+                guidance_embeds=False,
+                axes_dims_rope=(8, 12, 12),
+            ),
+            seed=2,
+        ),
+        vae=_drawn(
+            AutoencoderKLQwenImage(
+                base_dim=8,
+                z_dim=16,
+                dim_mult=[1, 2, 4, 4],
+                num_res_blocks=1,
+                temperal_downsample=[False, True, True],
+            ),
+            seed=3,
+        ),
+        scheduler=FlowMatchEulerDiscreteScheduler(**SCHEDULER),
+    )
+    pipeline.save_pretrained(folder, safe_serialization=True)
+
+
+def train_tokenizer() -> Any:
+    """A `Qwen2Tokenizer` over bytes in which every word of the template is one token, as in the real vocabulary."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+    from transformers import Qwen2Tokenizer
+
+    split = Qwen2Tokenizer().backend_tokenizer
+    trained = Tokenizer(models.BPE())
+    trained.normalizer, trained.pre_tokenizer = split.normalizer, split.pre_tokenizer
+    trained.train_from_iterator(
+        re.split(r"<\|\w+\|>|\{\}", TEMPLATE),
+        trainers.BpeTrainer(
+            vocab_size=512, show_progress=False, initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet())
+        ),
+    )
+    model = json.loads(trained.to_str())["model"]
+    tokenizer = Qwen2Tokenizer(vocab=model["vocab"], merges=[tuple(pair) for pair in model["merges"]])
+    tokenizer.add_special_tokens({"eos_token": "<|im_end|>", "additional_special_tokens": list(_SPECIAL)})
+    tokenizer.padding_side = "right"
+    tokenizer.model_max_length = 131_072
+    return tokenizer
+
+
+def _text_encoder(tokenizer: Any) -> Any:
+    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+    text = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "vocab_size": len(tokenizer),
+        "max_position_embeddings": 4096,
+        "rope_parameters": {"mrope_section": [2, 3, 3], "rope_type": "default", "rope_theta": 1_000_000.0},
+        "bos_token_id": None,
+        "eos_token_id": None,
+        "pad_token_id": None,
+    }
+    vision = {
+        "depth": 2,
+        "hidden_size": 32,
+        "intermediate_size": 32,
+        "num_heads": 2,
+        "out_hidden_size": 32,
+        "fullatt_block_indexes": [1],
+    }
+    config = Qwen2_5_VLConfig(
+        text_config=text,
+        vision_config=vision,
+        vision_start_token_id=tokenizer.convert_tokens_to_ids("<|vision_start|>"),
+        vision_end_token_id=tokenizer.convert_tokens_to_ids("<|vision_end|>"),
+        image_token_id=tokenizer.convert_tokens_to_ids("<|image_pad|>"),
+        video_token_id=tokenizer.convert_tokens_to_ids("<|video_pad|>"),
+    )
+    return Qwen2_5_VLForConditionalGeneration(config).eval()
+
+
+def _drawn(module: Any, *, seed: int) -> Any:
+    """`module` with every parameter that is not constant drawn anew, its variance near 1 / fan-in."""
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for _, parameter in sorted(module.named_parameters()):
+            if bool((parameter == parameter.flatten()[0]).all()):
+                continue
+            fan_in = parameter[0].numel() if parameter.ndim > 1 else 16 * parameter.numel()
+            exponent = round(math.log2(math.sqrt(3 / fan_in)))
+            drawn = torch.randint(-(2**15), 2**15, parameter.shape, generator=generator)
+            parameter.copy_(drawn.float() * 2.0 ** (exponent - 15))
+    return module

@@ -1,0 +1,155 @@
+"""Where an engine's weights lie and what exactly they are: a reference becomes a folder and a digest.
+
+A reference is one of
+
+- `tiny:<name>`: the real architecture with tiny random weights, built once into the cache;
+- `dir:<path>`: a folder of this machine;
+- `hf:<organisation>/<repository>@<revision>`: a repository of the Hugging Face Hub at a full commit hash.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import importlib.util
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from models.registry import TINY, load_object
+
+_HUB = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)@(?P<revision>[0-9a-f]{40})", re.ASCII)
+_SHAPES_TINY = ("diffusers", "safetensors", "tokenizers", "torch", "transformers")
+
+
+class WeightsError(Exception):
+    """A reference could not be turned into weights: one subclass per cause."""
+
+
+class MalformedReference(WeightsError):
+    """The reference has none of the known forms."""
+
+
+class UnknownTinyWeights(WeightsError):
+    """Nothing builds tiny weights of this name."""
+
+
+class WeightsUnavailable(WeightsError):
+    """The reference is well formed, but what it names is not there."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Weights on this machine.
+
+    `reference` is what was asked for, `path` the folder that holds them, `digest` their identity (`sha256:` and 64
+    hexadecimal digits): of the content for `tiny:` and `dir:`, of repository and commit hash for `hf:`.
+    """
+
+    reference: str
+    path: Path
+    digest: str
+
+
+def resolve(reference: str, cache: Path) -> Weights:
+    """The weights that `reference` names, built or downloaded below `cache` when they are not there yet.
+
+    May be called at the same time by many processes. Blocks: a download takes as long as it takes, the digest of a
+    folder reads all of it.
+
+    Raises:
+        MalformedReference: the reference has none of the known forms.
+        UnknownTinyWeights: nothing builds tiny weights of this name.
+        WeightsUnavailable: the folder or the repository is not there, or a package is not installed.
+    """
+    form, _, rest = reference.partition(":")
+    if form == "tiny" and rest:
+        path = _tiny(rest, cache)
+        return Weights(reference, path, digest_of(path))
+    if form == "dir" and rest:
+        path = Path(rest).expanduser().absolute()
+        if not path.is_dir():
+            raise WeightsUnavailable(f"{reference}: there is no folder {path}.")
+        return Weights(reference, path, digest_of(path))
+    if form == "hf" and (match := _HUB.fullmatch(rest)):
+        path = _hub(match["repository"], match["revision"], cache)
+        return Weights(reference, path, "sha256:" + hashlib.sha256(reference.encode()).hexdigest())
+    raise MalformedReference(
+        f"{reference!r} names no weights; write tiny:<name>, dir:<path>, "
+        "or hf:<organisation>/<repository>@<commit hash of 40 hexadecimal digits>."
+    )
+
+
+def digest_of(folder: Path) -> str:
+    """`sha256:` over the relative paths and the content hashes of all files, sorted by path.
+
+    Names that begin with a dot are left out at every level: download tools keep their notes there. Links are followed.
+
+    Raises:
+        WeightsUnavailable: there is no such file.
+    """
+    total = hashlib.sha256()
+    files = sorted((path.relative_to(folder).as_posix(), path) for path in _files(folder))
+    if not files:
+        raise WeightsUnavailable(f"{folder} holds no files.")
+    for name, path in files:
+        with path.open("rb") as file:
+            content = hashlib.file_digest(file, "sha256").hexdigest()
+        total.update(f"{name}\0{content}\n".encode("utf-8", "surrogateescape"))
+    return f"sha256:{total.hexdigest()}"
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    def refuse(error: OSError) -> None:
+        raise error
+
+    for parent, folders, names in os.walk(folder, followlinks=True, onerror=refuse):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield from (Path(parent, name) for name in names if not name.startswith("."))
+
+
+def _tiny(name: str, cache: Path) -> Path:
+    target = TINY.get(name)
+    if target is None:
+        raise UnknownTinyWeights(f"There are no tiny weights {name!r}; use one of: {', '.join(sorted(TINY))}.")
+    folder = cache / f"tiny-{name}-{_recipe(target)}"
+    if folder.is_dir():
+        return folder
+    cache.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with (cache / f".{folder.name}.lock").open("wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.is_dir():
+            # Whoever holds the lock is the only builder: an unfinished folder belongs to one that died.
+            unfinished = cache / f".{folder.name}.unfinished"
+            if unfinished.exists():
+                shutil.rmtree(unfinished)
+            unfinished.mkdir(mode=0o700)
+            load_object(target)(unfinished)
+            unfinished.replace(folder)
+    return folder
+
+
+def _recipe(target: str) -> str:
+    """A short hash of all that shapes the result: the builder's source and the libraries' versions."""
+    spec = importlib.util.find_spec(target.partition(":")[0])
+    if spec is None or spec.origin is None:
+        raise WeightsUnavailable(f"The builder {target} is not installed.")
+    try:
+        versions = [f"{package}=={version(package)}" for package in _SHAPES_TINY]
+    except PackageNotFoundError as error:
+        raise WeightsUnavailable(f"{error.name} is not installed; install killatamata[models].") from error
+    return hashlib.sha256(Path(spec.origin).read_bytes() + " ".join(versions).encode()).hexdigest()[:12]
+
+
+def _hub(repository: str, revision: str, cache: Path) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(repository, revision=revision, cache_dir=cache / "hub"))
+    except Exception as error:
+        # The hub's client lets the exceptions of its HTTP and transfer libraries through, which have no common class.
+        raise WeightsUnavailable(f"hf:{repository}@{revision} could not be downloaded: {error}") from error

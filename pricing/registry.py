@@ -1,0 +1,25 @@
+"""One pricing rule per task. A new task's rule is a function and a line here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, TypeAlias
+
+from pricing import images
+from pricing.book import PriceBook
+from pricing.quotes import Quote
+
+Rule: TypeAlias = Callable[[Mapping[str, Any], PriceBook], Quote]
+
+RULES: Mapping[str, Rule] = MappingProxyType({"image.generate": images.image_generate})
+"""The rule of every task, by the task's name."""
+
+
+def quote(task_name: str, effective_input: Mapping[str, Any], book: PriceBook) -> Quote:
+    """The price of a task on an effective input, after `book`.
+
+    Raises:
+        KeyError: no such task; `tasks.registry.task` refuses one that a caller names.
+    """
+    return RULES[task_name](effective_input, book)

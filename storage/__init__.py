@@ -1,0 +1,17 @@
+"""Artifacts: bytes by key, kept whole, found again, and handed out by signed URLs."""
+
+from storage.base import Artifact, InvalidKey, MissingObject, Store
+from storage.factory import open_store
+from storage.local import LocalStore
+from storage.signing import ExpiredSignature, InvalidSignature
+
+__all__ = [
+    "Artifact",
+    "ExpiredSignature",
+    "InvalidKey",
+    "InvalidSignature",
+    "LocalStore",
+    "MissingObject",
+    "Store",
+    "open_store",
+]

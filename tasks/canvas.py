@@ -1,0 +1,47 @@
+"""The size of a picture: width and height go together, in steps of 32 pixels, within a budget of pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Set
+from math import isqrt
+
+from tasks.base import Findings
+
+STEP = 32
+"""Pixels; the models work on a grid this wide."""
+MIN_SIDE = 256
+MAX_PIXELS = 4_194_304
+"""2048 × 2048."""
+MAX_SIDE = MAX_PIXELS // MIN_SIDE
+
+
+def canvas(width: int, height: int, given: Set[str], findings: Findings) -> tuple[int, int]:
+    """The (width, height) that will be made, each rounded down to a multiple of `STEP`.
+
+    `given` holds the names of the fields that the caller set: one of the two alone is refused, and so is an area
+    above `MAX_PIXELS` after rounding.
+    """
+    for name, other in (("width", "height"), ("height", "width")):
+        if name in given and other not in given:
+            findings.refuse(other, f"is required beside `{name}`: give both, or neither")
+            return width, height
+    sides = {"width": width - width % STEP, "height": height - height % STEP}
+    if sides["width"] * sides["height"] > MAX_PIXELS:
+        fitting = dict(zip(sides, _fitting(sides["width"], sides["height"]), strict=True))
+        for name, side in fitting.items():
+            message = (
+                f"width × height must be at most {MAX_PIXELS} pixels, as in {fitting['width']} × {fitting['height']}"
+            )
+            findings.refuse(name, message, allowed={"maxPixels": MAX_PIXELS}, nearest=side)
+        return width, height
+    for name, side in (("width", width), ("height", height)):
+        if sides[name] != side:
+            findings.adjust(name, side, sides[name], f"multiple of {STEP}")
+    return sides["width"], sides["height"]
+
+
+def _fitting(width: int, height: int) -> tuple[int, int]:
+    """The largest canvas of about the same shape."""
+    short = max(MIN_SIDE, isqrt(MAX_PIXELS * min(width, height) // max(width, height)) // STEP * STEP)
+    long = min(MAX_PIXELS // short, isqrt(MAX_PIXELS * max(width, height) // min(width, height))) // STEP * STEP
+    return (long, short) if width >= height else (short, long)

@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from starlette.testclient import TestClient
+
+from accounts import idempotency
+from api.app import application
+from api.services import Services
+from core.settings import Settings
+from pricing.tokens import QuoteTokens
+from storage import LocalStore
+from tests.api.doubles import KEY, BooksDouble, DatabaseDouble, JobsDouble, KeysDouble, RecordDouble
+
+BASE_URL = "https://api.example.test"
+
+
+@pytest.fixture
+def database() -> DatabaseDouble:
+    return DatabaseDouble()
+
+
+@pytest.fixture
+def jobs() -> JobsDouble:
+    return JobsDouble()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> LocalStore:
+    return LocalStore(tmp_path / "storage", BASE_URL, b"k" * 32)
+
+
+@pytest.fixture
+def services(
+    tmp_path: Path,
+    database: DatabaseDouble,
+    jobs: JobsDouble,
+    store: LocalStore,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Services:
+    records = RecordDouble()
+    monkeypatch.setattr(idempotency, "begin", records.begin)
+    monkeypatch.setattr(idempotency, "record", records.record)
+    doubles: Any = {"database": database, "keys": KeysDouble(database), "jobs": jobs, "price_books": BooksDouble()}
+    return Services(
+        settings=Settings(data_dir=tmp_path, secret_key="k" * 32, max_body_bytes=200_000, public_url=BASE_URL),
+        base_url=BASE_URL,
+        quote_tokens=QuoteTokens(b"k" * 32),
+        store=store,
+        **cast("dict[str, Any]", doubles),
+    )
+
+
+@pytest.fixture
+def client(services: Services) -> Iterator[TestClient]:
+    app = application(services)
+    with TestClient(app, BASE_URL, raise_server_exceptions=False, headers={"x-api-key": KEY}) as client:
+        yield client

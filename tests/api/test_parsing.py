@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+from starlette.testclient import TestClient
+
+from api.parsing import MAX_DEPTH, parse
+from api.services import LARGE_BYTES, Services
+from core.errors import InvalidInput, MalformedJson
+
+PATH = "/api/v1/keys"
+GOOD = b'{"label": "x"}'
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b" ",
+        b"{",
+        b"{'label': 'x'}",
+        b'{"label": "x",}',
+        b'{"label": "x"} {}',
+        b'{"label": "x"}\0',
+        b'\xef\xbb\xbf{"label": "x"}',
+        b'{"label": "\xff"}',
+        b'{"label": "\xed\xa0\x80"}',
+        '{"label": "x"}'.encode("utf-16"),
+        b'{"label": NaN}',
+        b'{"label": Infinity}',
+        b'{"label": -Infinity}',
+        b'{"label": 1e999}',
+        b'{"label": ' + b"9" * 5000 + b"}",
+        b'{"label": "x", "label": "x"}',
+        b'{"label": "a", "deep": [{"a": 1, "a": 2}]}',
+        b'{"label": "\\ud800"}',
+        b'{"\\udfff": 1}',
+        b'{"label": "\\u0000"}',
+        b'{"a\\u0000": 1}',
+        b'{"label": "x\ny"}',
+        b"[" * 20_000 + b"]" * 20_000,
+        b'{"a":' * 20_000 + b"1" + b"}" * 20_000,
+        b'{"a": ' + b"[" * MAX_DEPTH + b"]" * MAX_DEPTH + b"}",
+        b'{"a": [' + b"{}," * 60_000 + b"{}]}",
+        b'{"a": [' + b"0," * 60_000 + b"0]}",
+    ],
+    ids=lambda body: ascii(body[:24]),
+)
+def test_what_is_no_strict_json_is_400(client: TestClient, body: bytes) -> None:
+    answer = client.post(PATH, content=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 400, answer.text
+    assert answer.json()["error"] == "malformed_json"
+    assert answer.json()["details"]["message"].endswith(".")
+
+
+@pytest.mark.parametrize("body", [b"[]", b"null", b'"label"', b"1", b"true"])
+def test_json_that_is_no_object_is_422(client: TestClient, body: bytes) -> None:
+    answer = client.post(PATH, content=body, headers={"Content-Type": "application/json"})
+    assert (answer.status_code, answer.json()["error"]) == (422, "invalid_input")
+
+
+@pytest.mark.parametrize(
+    ("content_type", "status"),
+    [
+        ("application/json", 201),
+        ("APPLICATION/JSON", 201),
+        ("application/json; charset=utf-8", 201),
+        ('application/json;charset="UTF-8"', 201),
+        ("application/json; charset=utf8", 201),
+        ("application/json; charset=utf-8; profile=x", 201),
+        ("application/json; charset=latin-1", 415),
+        ("application/json; charset=", 415),
+        ("application/jsonp", 415),
+        ("text/plain", 415),
+        ("application/x-www-form-urlencoded", 415),
+        ("multipart/form-data; boundary=x", 415),
+        ("", 415),
+    ],
+)
+def test_the_content_type_decides(client: TestClient, content_type: str, status: int) -> None:
+    answer = client.post(PATH, content=GOOD, headers={"Content-Type": content_type})
+    assert answer.status_code == status
+    if status == 415:
+        assert answer.json()["error"] == "unsupported_media_type"
+
+
+def _chunks(count: int) -> Iterator[bytes]:
+    yield b'{"label": "'
+    for _ in range(count):
+        yield b"x" * 50_000
+    yield b'"}'
+
+
+def test_a_body_above_the_cap_is_413_declared_or_not(client: TestClient) -> None:
+    headers = {"Content-Type": "application/json"}
+    declared = client.post(PATH, content=b"".join(_chunks(5)), headers=headers)
+    chunked = client.post(PATH, content=_chunks(5), headers=headers)
+    for answer in (declared, chunked):
+        assert (answer.status_code, answer.json()["error"]) == (413, "body_too_large")
+        assert answer.headers["connection"] == "close"
+        assert "200000 bytes" in answer.json()["details"]["message"]
+    assert client.post(PATH, content=_chunks(3), headers=headers).status_code == 422
+
+
+def test_numbers_are_json_numbers_and_not_python_ones() -> None:
+    values = parse(b'{"a": 160.0, "b": 0.5, "c": -0.0, "d": 1e3, "e": 12345678901234567890, "f": 1e300}').value
+    assert values == {"a": 160, "b": 0.5, "c": 0, "d": 1000, "e": 12345678901234567890, "f": 1e300}
+    assert [type(value) for value in values.values()] == [int, float, int, int, int, float]
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ('{"a": 1, "b": [1, 2]}', '{ "b" : [1,2],\n"a":1.0}', True),
+        ('{"a": 1, "idempotencyKey": "x"}', '{"a": 1}', True),
+        ('{"a": {"idempotencyKey": "x"}}', '{"a": {}}', False),
+        ('{"a": "\\u00e9"}', '{"a": "é"}', True),
+        ('{"a": [1, 2]}', '{"a": [2, 1]}', False),
+        ('{"a": 1}', '{"a": "1"}', False),
+        ('{"a": 1}', '{"a": true}', False),
+        ('{"a": null}', "{}", False),
+    ],
+)
+def test_the_fingerprint_is_of_the_meaning(one: str, other: str, same: bool) -> None:
+    assert (parse(one.encode()).fingerprint == parse(other.encode()).fingerprint) is same
+
+
+def test_nesting_up_to_the_limit_is_parsed() -> None:
+    levels = MAX_DEPTH - 1
+    assert parse(b'{"a": ' + b"[" * levels + b"]" * levels + b"}").value
+    with pytest.raises(MalformedJson, match=str(MAX_DEPTH)):
+        parse(b'{"a": ' + b"[" * MAX_DEPTH + b"]" * MAX_DEPTH + b"}")
+    with pytest.raises(InvalidInput):
+        parse(b"[]")
+
+
+def test_text_from_outside_stays_printable_in_a_message() -> None:
+    with pytest.raises(MalformedJson) as caught:
+        parse(b'{"\\ud800\\n": 1, "\\ud800\\n": 2}')
+    json.dumps(caught.value.as_json(), ensure_ascii=False).encode()
+
+
+async def test_work_on_a_large_body_leaves_the_loop(services: Services) -> None:
+    here = threading.get_ident()
+    assert await services.offload(LARGE_BYTES - 1, threading.get_ident) == here
+    assert await services.offload(LARGE_BYTES, threading.get_ident) != here
+
+
+def test_the_largest_body_of_many_values_is_parsed_quickly() -> None:
+    body = json.dumps({"a": list(range(49_000))}).encode()
+    start = time.process_time()
+    parse(body)
+    assert time.process_time() - start < 0.5

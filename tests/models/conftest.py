@@ -1,0 +1,25 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from models.qwen_image import QwenImage
+from models.weights import Weights, resolve
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("weights")
+
+
+@pytest.fixture(scope="session")
+def tiny(cache: Path) -> Weights:
+    return resolve("tiny:qwen-image", cache)
+
+
+@pytest.fixture(scope="session")
+def loaded(tiny: Weights) -> QwenImage:
+    engine = QwenImage()
+    engine.load(tiny, "cpu")
+    return engine
