@@ -74,9 +74,11 @@ async def _lifespan(app: Starlette) -> AsyncIterator[None]:
     except UNAVAILABLE as error:
         _log.warning("the database is not reachable; trying again and again", error=repr(error))
         opening = asyncio.create_task(_open_patiently(services))
+    services.wakeup.start()
     try:
         yield
     finally:
+        await services.wakeup.stop()
         if opening is not None:
             opening.cancel()
             with suppress(asyncio.CancelledError):

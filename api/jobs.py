@@ -94,6 +94,7 @@ async def submit_job(call: Call[JobBody, OfferQuery]) -> Response:
     except InsufficientBalance as error:
         error.details["topUpUrl"] = f"{services.base_url}/dashboard"
         raise
+    services.wakeup.ask()
     headers = {"Location": job_url(services, job), **(REPLAYED if replayed else {})}
     return accepted(services, job, duration).response(HTTPStatus.ACCEPTED, headers)
 

@@ -12,6 +12,7 @@ from billing.price_books import PriceBooks
 from core.database import Database
 from core.settings import Settings
 from jobs.store import Jobs
+from jobs.wakeup import Wakeup
 from pricing.tokens import QuoteTokens
 from storage import Store, open_store
 
@@ -48,6 +49,7 @@ class Services:
     price_books: PriceBooks
     quote_tokens: QuoteTokens
     store: Store
+    wakeup: Wakeup
     large: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(2))
 
     @classmethod
@@ -72,6 +74,7 @@ class Services:
             price_books=PriceBooks(database),
             quote_tokens=QuoteTokens(settings.key),
             store=open_store(settings, base),
+            wakeup=Wakeup(database),
         )
 
     async def offload(self, size: int, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import ray
 from ray import serve
 
@@ -28,10 +30,10 @@ def start(settings: Settings) -> None:
         configure_logging=False,
         _temp_dir=str(settings.runtime_dir / "ray"),
     )
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
     serve.start(proxy_location="Disabled")
 
 
 def stop() -> None:
-    """Shut Serve and Ray down; replicas are killed, so drain first."""
-    serve.shutdown()  # type: ignore[no-untyped-call]
+    """End Ray and with it every replica at once; drain first."""
     ray.shutdown()

@@ -24,6 +24,7 @@ UNAVAILABLE = (
     asyncpg.CrashShutdownError,
     asyncpg.TooManyConnectionsError,
     asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
     asyncpg.QueryCanceledError,
 )
 """What asyncpg raises when the server is away, restarting or overloaded; never the caller's fault."""
@@ -46,6 +47,8 @@ async def patiently(call: Callable[[], Awaitable[Result]]) -> Result:
     while True:
         try:
             return await call()
+        except asyncpg.DataError:
+            raise  # a value of the wrong type is an InterfaceError too, and stays wrong
         except UNAVAILABLE:
             await asyncio.sleep(_PATIENCE_SECONDS)
 

@@ -13,7 +13,7 @@ from api.services import Services
 from core.settings import Settings
 from pricing.tokens import QuoteTokens
 from storage import LocalStore
-from tests.api.doubles import KEY, BooksDouble, DatabaseDouble, JobsDouble, KeysDouble, RecordDouble
+from tests.api.doubles import KEY, BooksDouble, DatabaseDouble, JobsDouble, KeysDouble, RecordDouble, WakeupDouble
 
 BASE_URL = "https://api.example.test"
 
@@ -44,7 +44,13 @@ def services(
     records = RecordDouble()
     monkeypatch.setattr(idempotency, "begin", records.begin)
     monkeypatch.setattr(idempotency, "record", records.record)
-    doubles: Any = {"database": database, "keys": KeysDouble(database), "jobs": jobs, "price_books": BooksDouble()}
+    doubles: Any = {
+        "database": database,
+        "keys": KeysDouble(database),
+        "jobs": jobs,
+        "price_books": BooksDouble(),
+        "wakeup": WakeupDouble(),
+    }
     return Services(
         settings=Settings(data_dir=tmp_path, secret_key="k" * 32, max_body_bytes=200_000, public_url=BASE_URL),
         base_url=BASE_URL,

@@ -214,3 +214,19 @@ def queued(submission: Submission, balance_after: int) -> Job:
         upstream=None,
         balance_after=balance_after,
     )
+
+
+class WakeupDouble:
+    """Counts how often dispatchers were told of work."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def start(self) -> None:
+        pass
+
+    async def stop(self) -> None:
+        pass
+
+    def ask(self) -> None:
+        self.asked += 1
