@@ -65,11 +65,16 @@ def command_prefix(uid: int, gid: int, paths: Iterable[Path]) -> list[str]:
         CannotDropRoot: as `check`.
     """
     setpriv, effective = check(), _effective()
-    kept = "-all"
+    may_bound = bool(effective >> _SETPCAP & 1)
+    kept, secure = "-all", []
     if not all(reachable(path, uid) for path in paths):
+        if not may_bound:
+            raise CannotDropRoot("this root lacks CAP_SETPCAP, and its folders are closed to others")
         kept += ",+dac_read_search" if effective >> _DAC_READ_SEARCH & 1 else ",+dac_override"
-    bounding = [f"--bounding-set={kept}"] if effective >> _SETPCAP & 1 else []
+        # Without this bit access(2), by which initdb looks for its programs, leaves capabilities out of account.
+        secure = ["--securebits=+no_setuid_fixup"]
+    bounding = [f"--bounding-set={kept}"] if may_bound else []
     return [
-        *(setpriv, f"--reuid={uid}", f"--regid={gid}", "--clear-groups", "--no-new-privs"),
+        *(setpriv, *secure, f"--reuid={uid}", f"--regid={gid}", "--clear-groups", "--no-new-privs"),
         *(*bounding, f"--inh-caps={kept}", f"--ambient-caps={kept}", "--"),
     ]

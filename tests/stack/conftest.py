@@ -1,0 +1,20 @@
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.stack.running import RunningStack
+
+
+@pytest.fixture(scope="session")
+def stack() -> Iterator[RunningStack]:
+    """One stack for all tests that leave it running."""
+    folder = Path(tempfile.mkdtemp(prefix="kts"))
+    running = RunningStack(folder)
+    yield running
+    assert running.end() == 130
+    shutil.rmtree(folder)
