@@ -394,6 +394,23 @@ async def test_root_opens_no_folder_and_makes_no_user(where: str, place: Path) -
 
 
 @as_root
+async def test_roots_programs_may_lie_in_a_closed_home(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    private = Path(tempfile.mkdtemp(prefix="kt-", dir=Path.home()))
+    package = embedded_postgres.binaries().parents[1]
+    for folder in (package, package.with_name(f"{package.name}.libs")):
+        shutil.copytree(folder, private / folder.name, symlinks=True)
+    programs = private / package.name / "pginstall18" / "bin"
+    monkeypatch.setattr(embedded_postgres, "binaries", lambda: programs)
+    server = EmbeddedPostgres(private / "pg18", place)
+    try:
+        assert await query(server.start(), "SELECT 1") == 1
+        assert private.stat().st_mode & 0o777 == 0o700
+    finally:
+        server.stop()
+        shutil.rmtree(private)
+
+
+@as_root
 @pytest.mark.parametrize(("dropped", "kept"), [("dac_read_search", 1 << 1), ("net_raw", 1 << 2)])
 async def test_root_of_a_container_keeps_the_one_capability_it_has(place: Path, dropped: str, kept: int) -> None:
     process = owner(place, "setpriv", f"--bounding-set=-{dropped}")
