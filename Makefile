@@ -13,7 +13,7 @@ PIP := $(BIN)/python -m pip install --quiet
 TORCH := $(shell sed -n 's/^\(torch==[^ ;]*\).*/\1/p' requirements/models.lock)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test lint lock clean
+.PHONY: help demo serve test chaos lint lock clean
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -27,6 +27,9 @@ serve: $(VENV)/.ready-models ## the whole service on this machine, until Ctrl-C
 
 test: $(VENV)/.ready-dev ## all tests (ARGS="tests/jobs -k claim" for some)
 	@$(BIN)/python -m pytest $(ARGS)
+
+chaos: $(VENV)/.ready-dev ## kills parts of a running stack and checks that nothing is lost; out/chaos/report.json
+	@$(BIN)/python -m pytest tests/chaos -p tests.chaos.report $(ARGS)
 
 lint: $(VENV)/.ready-dev ## format, lint, types, architecture, house rules
 	@$(BIN)/ruff format --check --quiet

@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.stack.running import RunningStack, until
+from tests.chaos.running import RunningStack, until
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(600)]
 

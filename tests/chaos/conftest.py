@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.stack.running import RunningStack
+from tests.chaos.running import RunningStack
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def stack() -> Iterator[RunningStack]:
-    """One stack for all tests that leave it running."""
+    """One stack for all tests of this package that leave it running."""
     folder = Path(tempfile.mkdtemp(prefix="kts"))
     running = RunningStack(folder)
     yield running

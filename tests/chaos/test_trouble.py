@@ -14,7 +14,7 @@ import httpx
 import psutil
 import pytest
 
-from tests.stack.running import DISPATCHER, REPLICA, Json, RunningStack, until
+from tests.chaos.running import DISPATCHER, REPLICA, Json, RunningStack, until
 
 pytestmark = pytest.mark.stack
 
