@@ -58,7 +58,7 @@ class Keys:
     async def authenticate(self, key: str) -> Caller | None:
         """The caller that holds `key`, or None for an unknown or revoked one.
 
-        One query that also notes the use, at most once a minute: a revoked key stops working with the revoking commit.
+        Notes the use about once a minute, and waits for nobody: a revoked key stops working with the revoking commit.
         """
         form = _FORM.fullmatch(key)
         if form is None:
@@ -73,7 +73,9 @@ class Keys:
             return None
         if row["stale"]:
             await self._database.execute(
-                "UPDATE api_key SET last_used_at = clock_timestamp() WHERE prefix = $1", row["prefix"]
+                "UPDATE api_key SET last_used_at = clock_timestamp() WHERE prefix ="
+                " (SELECT prefix FROM api_key WHERE prefix = $1 FOR NO KEY UPDATE SKIP LOCKED)",
+                row["prefix"],
             )
         return Caller(row["account_id"], row["prefix"])
 

@@ -30,6 +30,7 @@ from core.ids import decode
 from jobs.estimates import estimate
 from jobs.models import Job, Submission
 from tasks.fields import Text
+from tasks.registry import TASKS
 
 PATH = f"{BASE}/media/jobs"
 POLL_SECONDS = 1
@@ -70,10 +71,17 @@ class JobDetailsQuery(JobQuery):
 async def submit_job(call: Call[JobBody, OfferQuery]) -> Response:
     """Submit a job. Its price is held now, captured by success, and released by any other end."""
     services, body = call.services, call.body
-    made = await offer(call, body.quote_token)
+    try:
+        made = await offer(call, body.quote_token)
+    except (QuoteExpired, OverMaxCost):
+        # A retry of what was accepted in time: its first answer stands, whatever the clock and the prices say now.
+        if call.idempotency_key is None:
+            raise
+        earlier = await services.jobs.replayed(call.account_id, call.idempotency_key, call.fingerprint)
+        if earlier is None:
+            raise
+        return await _accepted(call, earlier, replayed=True)
     effective = made.prepared.effective_input
-    pools, prior = made.task.pools(effective), made.task.prior_seconds(effective)
-    duration = await estimate(services.database, pools, prior)
     submission = Submission(
         account_id=call.account_id,
         task=made.task.name,
@@ -81,8 +89,8 @@ async def submit_job(call: Call[JobBody, OfferQuery]) -> Response:
         input_adjustments=made.adjustments,
         warnings=list(made.prepared.warnings),
         quote=made.quote,
-        pools=pools,
-        cost_seconds=prior,
+        pools=made.task.pools(effective),
+        cost_seconds=made.task.prior_seconds(effective),
         priority=body.priority,
         request_id=call.request_id,
         idempotency_key=call.idempotency_key,
@@ -95,8 +103,15 @@ async def submit_job(call: Call[JobBody, OfferQuery]) -> Response:
         error.details["topUpUrl"] = f"{services.base_url}/dashboard"
         raise
     services.wakeup.ask()
-    headers = {"Location": job_url(services, job), **(REPLAYED if replayed else {})}
-    return accepted(services, job, duration).response(HTTPStatus.ACCEPTED, headers)
+    return await _accepted(call, job, replayed=replayed)
+
+
+async def _accepted(call: Call[JobBody, OfferQuery], job: Job, *, replayed: bool) -> Response:
+    task = TASKS[job.task]
+    prior = task.prior_seconds(job.effective_input)
+    duration = await estimate(call.services.database, task.pools(job.effective_input), prior, besides=job.id)
+    headers = {"Location": job_url(call.services, job), **(REPLAYED if replayed else {})}
+    return accepted(call.services, job, duration).response(HTTPStatus.ACCEPTED, headers)
 
 
 @operation("GET", PATH, tag="media", answer=JobAnswer, query=JobDetailsQuery, errors=(NotFound,))

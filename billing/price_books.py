@@ -8,10 +8,11 @@ from core.database import Connection, Database
 from pricing.book import PriceBook
 
 _FRESH_SECONDS = 5.0
+_CURRENT = "SELECT version FROM price_book WHERE active_from <= clock_timestamp() ORDER BY active_from DESC LIMIT 1"
 
 
 async def publish(connection: Connection, book: PriceBook) -> bool:
-    """Make `book` the active one; False when it is already there.
+    """Make `book` the active one; False when it already is. An older version may come back.
 
     Raises:
         ValueError: the version exists with other prices: a version never changes.
@@ -23,12 +24,13 @@ async def publish(connection: Connection, book: PriceBook) -> bool:
     )
     if added:
         return True
-    if (
-        PriceBook.from_json(await connection.fetchval("SELECT body FROM price_book WHERE version = $1", book.version))
-        != book
-    ):
+    known = await connection.fetchval("SELECT body FROM price_book WHERE version = $1", book.version)
+    if PriceBook.from_json(known) != book:
         raise ValueError(f"price book {book.version} exists with other prices; give the new prices a new version")
-    return False
+    if await connection.fetchval(_CURRENT) == book.version:
+        return False
+    await connection.execute("UPDATE price_book SET active_from = clock_timestamp() WHERE version = $1", book.version)
+    return True
 
 
 class PriceBooks:
@@ -47,9 +49,7 @@ class PriceBooks:
         """
         if self._current is not None and time.monotonic() - self._current[0] < _FRESH_SECONDS:
             return self._current[1]
-        version = await self._database.fetch_value(
-            "SELECT version FROM price_book WHERE active_from <= clock_timestamp() ORDER BY active_from DESC LIMIT 1"
-        )
+        version = await self._database.fetch_value(_CURRENT)
         if version is None:
             raise LookupError("no price book is published; killatamata up publishes one")
         book = await self.version(version)

@@ -5,7 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from uuid import UUID
 
+import asyncpg
+
 from core.database import Connection, Database
+
+
+class BusinessIdReused(ValueError):
+    """The business id names another movement: another kind, account or amount."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +62,7 @@ async def topup(
     Raises:
         ValueError: the amount is not positive.
         LookupError: there is no such account.
+        BusinessIdReused: the id names another movement.
     """
     return await _move(connection, "topup", account_id, amount, business_id, request_id)
 
@@ -68,6 +75,7 @@ async def chargeback(
     Raises:
         ValueError: the amount is not positive.
         LookupError: there is no such account.
+        BusinessIdReused: the id names another movement.
     """
     return await _move(connection, "chargeback", account_id, amount, business_id, request_id)
 
@@ -79,9 +87,14 @@ async def _move(
         raise ValueError("an amount to move is a positive number of micro-dollars")
     if not await connection.fetchval("SELECT EXISTS (SELECT FROM wallet WHERE account_id = $1)", account_id):
         raise LookupError(f"no wallet for account {account_id}")
-    moved: bool = await connection.fetchval(
-        f"SELECT {function}($1, $2, $3, $4)", account_id, amount, business_id, request_id
-    )
+    try:
+        moved: bool = await connection.fetchval(
+            f"SELECT {function}($1, $2, $3, $4)", account_id, amount, business_id, request_id
+        )
+    except asyncpg.PostgresError as error:
+        if error.sqlstate == "KT903":
+            raise BusinessIdReused(f"{business_id} names another movement; use the payment's own id") from None
+        raise
     return moved
 
 

@@ -7,6 +7,7 @@ through their sessions (`jobs.leases.drain`).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 import time
@@ -22,7 +23,8 @@ from ray.serve.exceptions import RayServeException
 
 from cluster import fleet
 from cluster.chains.registry import CHAINS
-from cluster.steps import EngineFailed, JobStopped, LeaseLost, NoReplica, Steps
+from cluster.conversation import EngineFailed, JobStopped, NoReplica
+from cluster.steps import LeaseLost, Steps
 from core.clock import now
 from core.database import UNAVAILABLE, Database, patiently
 from core.egress import FetchFailed
@@ -40,10 +42,13 @@ BEAT_SECONDS = 1.0
 POLL_SECONDS = 0.5
 CLAIM_MOST = 32
 STUCK_SECONDS = 10.0
+UNANSWERED_MOST = 3
+"""So many questions to Serve may time out one after the other; a client that lost it for good needs a new process."""
 _RETRY_SECONDS = 0.5
 _RECYCLE_SECONDS = 2.0
 _UNAVAILABLE_SECONDS = 5.0
 _ELECTION_LOCK = 0x6B7402
+_STEP_FAILED = "A step of this job failed on our side again and again"
 
 
 class Dispatcher:
@@ -58,22 +63,30 @@ class Dispatcher:
             url, direct_url=self._settings.database_url_direct, size=self._settings.database_pool_size
         )
         self._leases = Leases(self._database)
-        self._running: dict[UUID, tuple[Steps, asyncio.Task[None]]] = {}
+        self._running: dict[tuple[UUID, int], tuple[Steps, asyncio.Task[None]]] = {}
         self._wake = asyncio.Event()
-        self._turned_at = time.monotonic()
+        self._turned_at = self._beaten_at = time.monotonic()
+        self._unanswered = 0
+        self._unsure = False
         self._draining = False
         self._main = asyncio.create_task(self._live())
 
     async def check_health(self) -> None:
-        """Called by Serve: unhealthy when the loop has not turned for ten seconds."""
+        """Called by Serve: unhealthy when the loop has not turned for ten seconds, or Serve is out of reach."""
         if self._main.done():
             raise RuntimeError("the dispatcher's loop has ended") from self._main.exception()
         if time.monotonic() - self._turned_at > STUCK_SECONDS:
             raise RuntimeError("the dispatcher's loop does not turn")
+        if self._unanswered >= UNANSWERED_MOST:
+            raise RuntimeError("Serve does not answer this dispatcher")
 
     async def _live(self) -> None:
-        await patiently(self._database.open)
+        await patiently(self._open)
         await asyncio.gather(*(self._again(loop) for loop in (self._serve_session, self._listen, self._lead)))
+
+    async def _open(self) -> None:
+        self._turned_at = time.monotonic()
+        await self._database.open()
 
     async def _again(self, work: Callable[[], Awaitable[None]]) -> None:
         while True:
@@ -81,42 +94,62 @@ class Dispatcher:
                 await work()
             except (*UNAVAILABLE, SessionEnded) as error:
                 log.warning("a loop of the dispatcher begins again", loop=work.__name__, error=repr(error))
-            self._turned_at = time.monotonic()
+            except Exception:
+                log.exception("a loop of the dispatcher broke and begins again", loop=work.__name__)
             await asyncio.sleep(_RETRY_SECONDS)
 
     async def _serve_session(self) -> None:
+        self._turned_at = time.monotonic()
         session = await self._leases.open_session(f"{socket.gethostname()}:{os.getpid()}")
         log.info("session opened", session=session)
-        beat = asyncio.create_task(self._beat(session))
+        self._beaten_at = time.monotonic()
+        self._unsure = False
+        loops = [asyncio.create_task(self._beat(session)), asyncio.create_task(self._claim(session))]
         try:
-            while not beat.done():
+            while not any(loop.done() for loop in loops):
                 self._turned_at = time.monotonic()
-                if not self._draining:
-                    await self._claim_all(session)
-                self._wake.clear()
-                wake = asyncio.ensure_future(self._wake.wait())
-                await asyncio.wait({wake, beat}, timeout=POLL_SECONDS, return_when=asyncio.FIRST_COMPLETED)
-                wake.cancel()
-            beat.result()
+                await asyncio.wait(loops, timeout=POLL_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+                # Looked at from outside the beat: on a network that swallows packets a beat hangs and does not fail.
+                if time.monotonic() - self._beaten_at > SESSION_EXPIRY_SECONDS:
+                    raise SessionEnded(f"session {session} could not beat for {SESSION_EXPIRY_SECONDS} s")
+            for loop in loops:
+                if loop.done():
+                    loop.result()
         finally:
-            beat.cancel()
+            for loop in loops:
+                loop.cancel()
+            await asyncio.wait(loops, timeout=_RETRY_SECONDS)
             await self._abandon()
 
     async def _beat(self, session: int) -> None:
-        beaten_at = time.monotonic()
         while True:
             try:
                 drain_by = await self._leases.beat(session)
-                beaten_at = time.monotonic()
+                self._beaten_at = time.monotonic()
                 self._draining = drain_by is not None
                 if drain_by is not None and now() >= drain_by:
                     await self._hand_back_all()
                 for job_id, _ in await self._leases.stop_requested(session):
                     self._stop(job_id)
-            except UNAVAILABLE:
-                if time.monotonic() - beaten_at > SESSION_EXPIRY_SECONDS:
-                    raise
+            except UNAVAILABLE as error:
+                log.warning("a beat failed", session=session, error=repr(error))
             await asyncio.sleep(BEAT_SECONDS)
+
+    async def _claim(self, session: int) -> None:
+        while True:
+            self._wake.clear()
+            try:
+                if self._unsure:
+                    self._unsure = False
+                    await self._leases.hand_back_strays(session, self._running)
+                if not self._draining:
+                    await self._claim_all(session)
+            except UNAVAILABLE as error:
+                # The claim may have been made all the same, its answer lost: then nobody runs those jobs.
+                self._unsure = True
+                log.warning("a claim failed", session=session, error=repr(error))
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), POLL_SECONDS)
 
     async def _listen(self) -> None:
         listener = await self._database.listen(CHANNEL, STOP_CHANNEL)
@@ -136,22 +169,32 @@ class Dispatcher:
             while not await connection.fetchval("SELECT pg_try_advisory_lock($1)", _ELECTION_LOCK):
                 await asyncio.sleep(BEAT_SECONDS)
             while not connection.is_closed():
-                await pools.set_slots(self._database, await fleet.slots())
+                await pools.set_slots(self._database, await self._slots())
                 await self._leases.time_out_starts()
                 await asyncio.sleep(BEAT_SECONDS)
         finally:
             connection.terminate()
+
+    async def _slots(self) -> dict[str, int]:
+        try:
+            found = await fleet.slots()
+        except TimeoutError:
+            self._unanswered += 1
+            raise
+        self._unanswered = 0
+        return found
 
     async def _claim_all(self, session: int) -> None:
         for pool in await pools.names(self._database):
             for lease in await self._leases.claim(pool, CLAIM_MOST, session):
                 steps = Steps(lease, self._leases)
                 task = asyncio.create_task(self._run(lease, steps))
-                self._running[lease.job_id] = (steps, task)
+                self._running[lease.job_id, lease.fence] = (steps, task)
 
     def _stop(self, job_id: UUID) -> None:
-        if job_id in self._running:
-            self._running[job_id][0].stop()
+        for (running, _), (steps, _) in self._running.items():
+            if running == job_id:
+                steps.stop()
 
     async def _hand_back_all(self) -> None:
         for steps, task in list(self._running.values()):
@@ -169,11 +212,19 @@ class Dispatcher:
         bound = log.bind(job=str(lease.job_id), fence=lease.fence, request=lease.request_id)
         try:
             end = await self._drive(lease, steps)
-            bound.info("lease ended", task=lease.task, ended=await patiently(end))
+            try:
+                ended = await patiently(end)
+            except Exception:
+                log.exception("the end of a lease could not be written", job=str(lease.job_id))
+                ended = await patiently(self._attempt_failed(lease, "step_failed", _STEP_FAILED))
+            bound.info("lease ended", task=lease.task, ended=ended)
         except LeaseLost:
             bound.warning("lease lost")
+        except Exception:
+            log.exception("a lease could not be ended", job=str(lease.job_id))
+            self._unsure = True
         finally:
-            self._running.pop(lease.job_id, None)
+            del self._running[lease.job_id, lease.fence]
             self._wake.set()
 
     async def _drive(self, lease: Lease, steps: Steps) -> Callable[[], Awaitable[Ended]]:
@@ -182,6 +233,8 @@ class Dispatcher:
         try:
             result = await CHAINS[lease.task][lease.segment](steps)
         except JobStopped as stop:
+            # Nobody asked for it: the replica lost sight of the database, or of this session. Not again at once.
+            await steps.await_stop(_UNAVAILABLE_SECONDS)
             outcome = Outcome(stopped_at_step=stop.step, gpu_released_at=stop.gpu_released_at)
             return partial(leases.settle, lease, "cancelled", outcome)
         except (MediaError, FetchFailed) as fault:
@@ -201,7 +254,7 @@ class Dispatcher:
             raise
         except Exception:
             log.exception("a step failed", job=str(lease.job_id))
-            return self._attempt_failed(lease, "step_failed", "A step of this job failed on our side again and again")
+            return self._attempt_failed(lease, "step_failed", _STEP_FAILED)
         if isinstance(result, Outcome):
             return partial(leases.settle, lease, "succeeded", result)
         return partial(leases.segment_end, lease, result)

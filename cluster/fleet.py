@@ -22,12 +22,14 @@ from core.errors import OperatorError
 from core.log import logger
 from deployments.replica import ReplicaArgs
 from jobs import leases, pools
+from models.registry import ENGINES
 
 log = logger(__name__)
 
 DISPATCHER = "dispatcher"
 REPLICA = "Replica"
 DRAIN_SECONDS = 60.0
+_LOOK_SECONDS = 0.2
 
 
 class BadFleet(OperatorError):
@@ -56,7 +58,7 @@ def load(name: str) -> Fleet:
     path = Path(name)
     try:
         text = path.read_text() if path.suffix else files("deployments").joinpath("fleets", f"{name}.yaml").read_text()
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise BadFleet(f"fleet {name!r} cannot be read: {error}") from None
     try:
         schema = ServeDeploySchema.model_validate(yaml.safe_load(text))
@@ -68,6 +70,10 @@ def load(name: str) -> Fleet:
     for application, args in found.items():
         if args.pool != application:
             raise BadFleet(f"fleet {name!r}: application {application!r} must be named after its pool {args.pool!r}")
+        if args.engine not in ENGINES:
+            raise BadFleet(
+                f"fleet {name!r}: pool {args.pool!r} wants engine {args.engine!r}; use one of {', '.join(sorted(ENGINES))}"
+            )
     if DISPATCHER not in {app.name for app in schema.applications}:
         raise BadFleet(f"fleet {name!r} has no application {DISPATCHER!r}")
     return Fleet(name, schema, frozenset(found))
@@ -77,31 +83,35 @@ async def apply(fleet: Fleet, database: Database, *, timeout_s: float = 120) -> 
     """Bring the cluster to what the fleet says: the dispatcher drains first, unchanged applications stay as they are.
 
     Raises:
-        FleetFailed: an application did not come up in `timeout_s` seconds.
+        FleetFailed: an application did not come up in `timeout_s` seconds; dispatchers that run claim again.
     """
     if DISPATCHER in await status():
         await leases.drain(database, DRAIN_SECONDS)
-    await pools.declare(database, fleet.pools)
+    try:
+        await pools.declare(database, fleet.pools)
+        await _deploy(fleet, timeout_s)
+    finally:
+        await leases.resume(database)
+
+
+async def _deploy(fleet: Fleet, timeout_s: float) -> None:
+    names = {app.name for app in fleet.schema.applications}
+    found: dict[str, ApplicationStatus] = {}
     client: Any = _get_global_client()
-    await asyncio.to_thread(client.deploy_apps, fleet.schema)
     try:
         async with asyncio.timeout(timeout_s):
-            await _until_running(fleet)
+            await asyncio.to_thread(client.deploy_apps, fleet.schema)
+            while not all(found.get(name) == ApplicationStatus.RUNNING for name in names):
+                await asyncio.sleep(_LOOK_SECONDS)
+                found = await status()
+                for name in names:
+                    if found.get(name) == ApplicationStatus.DEPLOY_FAILED:
+                        raise FleetFailed(
+                            f"application {name!r} failed to deploy; its log is in the Ray session folder"
+                        )
     except TimeoutError:
-        raise FleetFailed(f"the fleet did not come up within {timeout_s:.0f} s: {await status()}") from None
-    await leases.resume(database)
-
-
-async def _until_running(fleet: Fleet) -> None:
-    names = {app.name for app in fleet.schema.applications}
-    while True:
-        found = await status()
-        for name in names:
-            if found.get(name) == ApplicationStatus.DEPLOY_FAILED:
-                raise FleetFailed(f"application {name!r} failed to deploy; its log is in the Ray session folder")
-        if all(found.get(name) == ApplicationStatus.RUNNING for name in names):
-            return
-        await asyncio.sleep(0.2)
+        seen = ", ".join(f"{name} is {found.get(name, 'not there')}" for name in sorted(names))
+        raise FleetFailed(f"the fleet did not come up within {timeout_s:.0f} s: {seen}") from None
 
 
 async def status() -> dict[str, ApplicationStatus]:

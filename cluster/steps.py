@@ -11,29 +11,21 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
 import ray
-from ray import serve
-from ray.exceptions import RayTaskError
-from ray.serve._private.constants import SERVE_NAMESPACE
+from ray.exceptions import OutOfMemoryError, RayTaskError, WorkerCrashedError
 
 from cluster import work
+from cluster.conversation import Conversation, JobStopped, ModelResult
 from core.database import UNAVAILABLE, patiently
 from core.egress import FetchFailed
-from core.log import logger
-from deployments.messages import Call, Faulted, Finished, Halted, Progress, Started
+from deployments.messages import Call
 from jobs.leases import Leases
 from jobs.models import Lease
 from media.errors import MediaError
 
-log = logger(__name__)
-
 _PROGRESS_SECONDS = 0.5
-_REPLICA_WAIT_SECONDS = 120.0
-_STOP_GRACE_SECONDS = 2.0
 _MODEL_SHARE = 0.95
 """Share of a job's progress that its model step makes up; encoding and publishing are the rest."""
 
@@ -42,42 +34,8 @@ class LeaseLost(Exception):
     """The fence is late: the job belongs to somebody else, or has ended."""
 
 
-class JobStopped(Exception):
-    """The job stopped on request. `step` is the engine's last one, None when it never ran."""
-
-    def __init__(self, step: int | None = None, gpu_released_at: datetime | None = None) -> None:
-        super().__init__("the job was stopped")
-        self.step = step
-        self.gpu_released_at = gpu_released_at
-
-
-class EngineFailed(Exception):
-    """The engine reported a fault; the attempt counts. With `recycle` its replica is ending itself."""
-
-    def __init__(self, code: str, message: str, *, recycle: bool = False) -> None:
-        super().__init__(message)
-        self.code = code
-        self.recycle = recycle
-
-
-class NoReplica(Exception):
-    """No replica took the call in time; nobody's fault, so the attempt does not count."""
-
-
 class StepFailed(Exception):
     """A small step broke on our side; the attempt counts."""
-
-
-@dataclass(frozen=True)
-class ModelResult:
-    """What a model step yields: a reference to the engine's result, and what made it."""
-
-    result: Any
-    details: dict[str, Any]
-    replica: str
-    engine: str
-    weights_digest: str
-    stand_in: bool
 
 
 class Steps:
@@ -94,6 +52,11 @@ class Steps:
         """Stop the job at the next point where it can."""
         self._stop.set()
 
+    async def await_stop(self, patience_s: float) -> None:
+        """Return when `stop` is called, after `patience_s` seconds at the latest."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._stop.wait(), patience_s)
+
     @asynccontextmanager
     async def stage(self, name: str) -> AsyncIterator[dict[str, float]]:
         """Note a step's start and end; the block may set `gpu_seconds` in the dict it gets.
@@ -107,13 +70,19 @@ class Steps:
         if not await patiently(lambda: self._leases.stage_begin(self.lease, name)):
             raise LeaseLost
         spent: dict[str, float] = {"gpu_seconds": 0.0}
+        ours = True
         try:
             yield spent
+        except (asyncio.CancelledError, LeaseLost):
+            # The lease is gone: nothing is to be noted, and a database that is away must not hold up the way out.
+            ours = False
+            raise
         finally:
-            await patiently(lambda: self._leases.stage_end(self.lease, name, spent["gpu_seconds"]))
+            if ours:
+                await patiently(lambda: self._leases.stage_end(self.lease, name, spent["gpu_seconds"]))
 
     async def fetch(self, references: Sequence[Any]) -> list[Any]:
-        """References to decoded pictures (uint8, (height, width, 3)), one per URL or stored input; [] costs nothing.
+        """Decoded pictures (uint8, (height, width, 3)), one per URL or stored input; [] costs nothing.
 
         Raises:
             FetchFailed: a URL could not be fetched; the job fails at no cost.
@@ -130,11 +99,18 @@ class Steps:
         Raises:
             JobStopped: the permit was lost, or a stop came before a replica took the call.
             EngineFailed: the engine reported a fault.
-            NoReplica: none took the call within two minutes.
-            RayActorError: the replica died.
+            NoReplica: none began the call within two minutes, or it died before it did.
+            RayActorError: the replica died under the call.
         """
         async with self.stage(pool) as spent:
-            return await self._converse(pool, request, spent)
+            conversation = Conversation(pool, self._stop)
+            try:
+                return await conversation.hold(
+                    Call(self.lease.job_id, self.lease.fence, request),
+                    lambda share: self._progress(share * _MODEL_SHARE),
+                )
+            finally:
+                spent["gpu_seconds"] = conversation.gpu_seconds
 
     async def cpu(self, name: str, task: Callable[..., Any], *arguments: Any) -> Any:
         """Run `task` (a function of cluster.work) as a Ray task; object references among the arguments are resolved.
@@ -165,68 +141,17 @@ class Steps:
                 return result.result()
             raise JobStopped
         except RayTaskError as error:
-            cause: Exception = error.as_instanceof_cause()  # type: ignore[no-untyped-call]
-            if isinstance(cause, (MediaError, FetchFailed)):
-                raise cause from None
+            # Not `as_instanceof_cause`: its text is the worker's traceback, and this text is for the caller.
+            if isinstance(error.cause, (MediaError, FetchFailed)):
+                raise error.cause from None
+            raise StepFailed(str(error)) from error
+        except (WorkerCrashedError, OutOfMemoryError) as error:
             raise StepFailed(str(error)) from error
         finally:
             if not result.done():
                 ray.cancel(reference)
                 result.cancel()
             stop.cancel()
-
-    async def _converse(self, pool: str, request: Any, spent: dict[str, float]) -> ModelResult:
-        call = Call(self.lease.job_id, self.lease.fence, request)
-        stream: Any = serve.get_app_handle(pool).options(method_name="run", stream=True).remote(call)
-        started: Started | None = None
-        stop = asyncio.ensure_future(self._stop.wait())
-        pending = asyncio.ensure_future(anext(stream))
-        try:
-            while True:
-                limit = _REPLICA_WAIT_SECONDS if started is None else None
-                done, _ = await asyncio.wait({pending, stop}, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
-                if not done:
-                    raise NoReplica(f"no replica of {pool} took the call within {limit} s")
-                if stop.done() and not pending.done():
-                    if started is None:
-                        raise JobStopped
-                    await asyncio.wait({pending}, timeout=started.stop_limit_s + _STOP_GRACE_SECONDS)
-                    if not pending.done():
-                        await _kill(started.replica)
-                        raise JobStopped
-                try:
-                    message = pending.result()
-                except RayTaskError as error:
-                    raise EngineFailed("engine_error", str(error)) from error
-                match message:
-                    case Started():
-                        started = message
-                    case Progress(step, total):
-                        await self._progress(step / total * _MODEL_SHARE)
-                    case Finished():
-                        assert started is not None
-                        spent["gpu_seconds"] = message.gpu_seconds
-                        return ModelResult(
-                            message.result,
-                            message.details,
-                            started.replica,
-                            started.engine,
-                            started.weights_digest,
-                            started.stand_in,
-                        )
-                    case Halted():
-                        spent["gpu_seconds"] = message.gpu_seconds
-                        raise JobStopped(message.step, message.gpu_released_at)
-                    case Faulted():
-                        spent["gpu_seconds"] = message.gpu_seconds
-                        raise EngineFailed(message.code, message.message, recycle=message.recycle)
-                pending = asyncio.ensure_future(anext(stream))
-        finally:
-            stop.cancel()
-            if not pending.done():
-                pending.cancel()
-                stream.cancel()
-            await asyncio.gather(pending, stop, return_exceptions=True)
 
     async def _progress(self, fraction: float) -> None:
         if time.monotonic() - self._progress_at < _PROGRESS_SECONDS:
@@ -235,13 +160,6 @@ class Steps:
         with contextlib.suppress(*UNAVAILABLE):
             if not await self._leases.progress(self.lease, fraction):
                 raise LeaseLost
-
-
-async def _kill(replica: str) -> None:
-    """The last resort against an engine that stops neither by its permit nor by a cancelled call."""
-    log.error("a replica did not stop in time and is killed", replica=replica)
-    with contextlib.suppress(ValueError):
-        ray.kill(await asyncio.to_thread(ray.get_actor, replica, SERVE_NAMESPACE))
 
 
 async def _awaited(reference: Any) -> Any:

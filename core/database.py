@@ -17,15 +17,12 @@ UNAVAILABLE = (
     OSError,
     TimeoutError,
     asyncio.IncompleteReadError,
-    asyncpg.CannotConnectNowError,
-    asyncpg.ConnectionDoesNotExistError,
-    asyncpg.ConnectionFailureError,
-    asyncpg.AdminShutdownError,
-    asyncpg.CrashShutdownError,
-    asyncpg.TooManyConnectionsError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.TransactionRollbackError,
     asyncpg.InterfaceError,
     asyncpg.InternalClientError,
-    asyncpg.QueryCanceledError,
 )
 """What asyncpg raises when the server is away, restarting or overloaded; never the caller's fault."""
 
@@ -37,6 +34,8 @@ async def _prepare(connection: asyncpg.Connection) -> None:
 
 Result = TypeVar("Result")
 _PATIENCE_SECONDS = 0.5
+_ACQUIRE_SECONDS = 5.0
+"""How long a call waits for a free connection before it fails with TimeoutError."""
 
 
 async def patiently(call: Callable[[], Awaitable[Result]]) -> Result:
@@ -47,8 +46,6 @@ async def patiently(call: Callable[[], Awaitable[Result]]) -> Result:
     while True:
         try:
             return await call()
-        except asyncpg.DataError:
-            raise  # a value of the wrong type is an InterfaceError too, and stays wrong
         except UNAVAILABLE:
             await asyncio.sleep(_PATIENCE_SECONDS)
 
@@ -88,28 +85,35 @@ class Database:
             raise asyncpg.InterfaceError("the database is not open")
         return self._pool
 
+    def _acquired(self) -> Any:
+        return self.pool.acquire(timeout=_ACQUIRE_SECONDS)
+
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Connection]:
         """A connection inside a transaction that commits unless the block raises."""
-        async with self.pool.acquire(timeout=5) as connection, connection.transaction():
+        async with self._acquired() as connection, connection.transaction():
             yield connection
 
     async def fetch(self, query: str, *values: Any) -> list[asyncpg.Record]:
         """All rows."""
-        rows: list[asyncpg.Record] = await self.pool.fetch(query, *values)
-        return rows
+        async with self._acquired() as connection:
+            rows: list[asyncpg.Record] = await connection.fetch(query, *values)
+            return rows
 
     async def fetch_row(self, query: str, *values: Any) -> asyncpg.Record | None:
         """The first row, or None."""
-        return await self.pool.fetchrow(query, *values)
+        async with self._acquired() as connection:
+            return await connection.fetchrow(query, *values)
 
     async def fetch_value(self, query: str, *values: Any) -> Any:
         """The first column of the first row, or None."""
-        return await self.pool.fetchval(query, *values)
+        async with self._acquired() as connection:
+            return await connection.fetchval(query, *values)
 
     async def execute(self, query: str, *values: Any) -> None:
         """Run a statement for its effect."""
-        await self.pool.execute(query, *values)
+        async with self._acquired() as connection:
+            await connection.execute(query, *values)
 
     async def direct(self) -> Connection:
         """A connection of its own, outside the pool and past any pooler, for LISTEN and session locks."""
@@ -119,8 +123,12 @@ class Database:
         """A direct connection that hears NOTIFY on `channels`."""
         connection = await self.direct()
         listener = Listener(connection)
-        for channel in channels:
-            await connection.add_listener(channel, listener.heard)
+        try:
+            for channel in channels:
+                await connection.add_listener(channel, listener.heard)
+        except BaseException:
+            connection.terminate()
+            raise
         return listener
 
 
@@ -143,6 +151,7 @@ class Listener:
         """The next `(channel, payload)`."""
         item = await self._queue.get()
         if item is None:
+            self._queue.put_nowait(None)
             raise StopAsyncIteration
         return item
 

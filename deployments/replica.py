@@ -13,6 +13,7 @@ import time
 from collections.abc import AsyncIterator
 from typing import Any
 
+import asyncpg
 import ray
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -69,10 +70,9 @@ class Replica:
 
     async def run(self, call: Call) -> AsyncIterator[Message]:
         """Work on one call; the stream ends with `Finished`, `Halted` or `Faulted`."""
-        database = await self._open()
         messages: asyncio.Queue[Message] = asyncio.Queue()
         stop = threading.Event()
-        self._keep(asyncio.create_task(self._work(database, call, messages, stop)))
+        self._keep(asyncio.create_task(self._work(call, messages, stop)))
         try:
             while True:
                 message = await messages.get()
@@ -110,48 +110,58 @@ class Replica:
                 async for _ in listener:
                     if self._permit is not None:
                         self._permit.wake()
-            except UNAVAILABLE as error:
+            except (*UNAVAILABLE, asyncpg.PostgresError) as error:
                 log.warning("stop notifications lost; the permit is re-read meanwhile", error=repr(error))
             await asyncio.sleep(_LISTEN_RETRY_SECONDS)
 
-    async def _work(
-        self, database: Database, call: Call, messages: asyncio.Queue[Message], stop: threading.Event
-    ) -> None:
+    async def _work(self, call: Call, messages: asyncio.Queue[Message], stop: threading.Event) -> None:
         async with self._lock:
-            permit = Permit(database, call.job_id, call.fence, stop.set)
-            if stop.is_set() or not await self._held(permit):
-                messages.put_nowait(Halted(0, 0.0, now()))
-                return
-            messages.put_nowait(
-                Started(
-                    self._name,
-                    self._args.engine,
-                    self._weights.digest,
-                    self._args.stand_in,
-                    self._engine.step_limit_s,
-                )
-            )
-            self._permit = permit
             try:
-                async with permit:
-                    end = await self._engage(call, messages, stop)
-            finally:
-                self._permit = self._moved_at = None
+                end = await self._answer(call, messages, stop)
+            except Exception as error:
+                # Without an end message the stream, and its job with it, would hang for ever.
+                log.exception("a call failed", job=str(call.job_id))
+                end = Faulted("engine_error", f"{type(error).__name__} in the replica", 0.0, recycle=False)
             messages.put_nowait(end)
-        if isinstance(end, Faulted) and end.recycle:
-            log.error("the replica ends itself", code=end.code, error=end.message)
-            await asyncio.sleep(_FAREWELL_SECONDS)
-            os._exit(1)
+            if isinstance(end, Faulted) and end.recycle:
+                # The lock stays taken: what is left of this process must not begin another call.
+                log.error("the replica ends itself", code=end.code, error=end.message)
+                await asyncio.sleep(_FAREWELL_SECONDS)
+                os._exit(1)
 
-    async def _held(self, permit: Permit) -> bool:
+    async def _answer(self, call: Call, messages: asyncio.Queue[Message], stop: threading.Event) -> End:
+        permit = await self._permitted(call, stop)
+        if permit is None or stop.is_set():
+            return Halted(0, 0.0, now())
+        messages.put_nowait(
+            Started(
+                self._name,
+                self._args.engine,
+                self._weights.digest,
+                self._args.stand_in,
+                self._engine.step_limit_s,
+            )
+        )
+        self._permit = permit
         try:
-            return await permit.held()
-        except UNAVAILABLE:
-            return False
+            async with permit:
+                return await self._engage(call, messages, stop)
+        finally:
+            self._permit = self._moved_at = None
+
+    async def _permitted(self, call: Call, stop: threading.Event) -> Permit | None:
+        """The call's permit; None when it does not hold, or cannot be read now: then nothing begins."""
+        try:
+            permit = Permit(await self._open(), call.job_id, call.fence, stop.set)
+            return permit if await permit.held() else None
+        except UNAVAILABLE as error:
+            log.warning("a permit could not be read", job=str(call.job_id), error=repr(error))
+            return None
 
     async def _engage(self, call: Call, messages: asyncio.Queue[Message], stop: threading.Event) -> End:
         loop = asyncio.get_running_loop()
         request = self._caps.applied(call.request)
+        deadline = self._engine.deadline_s(request)
         started = self._moved_at = time.monotonic()
 
         def on_step(step: int, total: int) -> None:
@@ -161,7 +171,6 @@ class Replica:
             loop.call_soon_threadsafe(messages.put_nowait, Progress(step, total))
 
         work = loop.run_in_executor(None, self._engine.run, request, on_step)
-        deadline = self._engine.deadline_s(request)
         done, _ = await asyncio.wait({work}, timeout=deadline)
         spent = time.monotonic() - started
         if not done:

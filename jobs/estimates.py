@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
+from uuid import UUID
 
 from core.database import Database
 
@@ -11,14 +12,18 @@ _P90_FACTOR = 1.6
 """Before anything was measured: the 90th percentile of a run over its prior, taken as 1.6."""
 
 
-async def estimate(database: Database, pools: Sequence[str], prior_seconds: float) -> dict[str, Any]:
-    """The `durationEstimate` of a submit or quote, in seconds."""
+async def estimate(
+    database: Database, pools: Sequence[str], prior_seconds: float, *, besides: UUID | None = None
+) -> dict[str, Any]:
+    """The `durationEstimate` of a quote, or of the submitted job `besides`, for which it does not wait itself; in seconds."""
     waiting = await database.fetch_value(
         """SELECT coalesce(max(waiting / greatest(slots, 1)), 0) FROM (
              SELECT pool.name, pool.slots, coalesce(sum(queue.cost), 0) AS waiting
              FROM pool LEFT JOIN queue ON queue.pool = pool.name AND queue.state IN ('ready', 'leased')
+               AND queue.job_id IS DISTINCT FROM $2
              WHERE pool.name = ANY ($1) GROUP BY pool.name, pool.slots) AS demand""",
         list(pools),
+        besides,
     )
     queue_seconds = float(waiting)
     return {

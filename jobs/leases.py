@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Literal
@@ -17,6 +18,9 @@ from jobs.models import Failure, Lease
 
 SESSION_EXPIRY_SECONDS = 6.0
 """A dispatcher that cannot beat for this long stops its jobs: others may have them by then (SQL `session_expiry`)."""
+
+_RECLAIM_MOST = 200
+"""Jobs taken over per beat, so that whoever takes over does not miss its own."""
 
 Ended = Literal["queued", "succeeded", "failed", "cancelled", "stale"]
 
@@ -79,16 +83,23 @@ class Leases:
         if row is None:
             raise SessionEnded(f"session {session} has ended")
         await self._database.execute("SELECT session_reclaim()")
+        await self._hand_back_ended("session_expired")
         drain_by: datetime | None = row["drain_by"]
         return drain_by
 
     async def close_session(self, session: int) -> int:
         """End the session and hand back what it still holds; returns how many jobs."""
-        async with self._database.transaction() as connection:
-            await connection.execute(
-                "UPDATE session SET ended_at = clock_timestamp() WHERE id = $1 AND ended_at IS NULL", session
-            )
-            count: int = await connection.fetchval("SELECT session_hand_back($1, 'handed_back')", session)
+        await self._database.execute(
+            "UPDATE session SET ended_at = clock_timestamp() WHERE id = $1 AND ended_at IS NULL", session
+        )
+        return await self._hand_back_ended("handed_back", session)
+
+    async def _hand_back_ended(self, reason: str, session: int | None = None) -> int:
+        count = 0
+        while await self._database.fetch_value("SELECT session_hand_back($1, $2)", reason, session) is not None:
+            count += 1
+            if session is None and count == _RECLAIM_MOST:
+                break
         return count
 
     async def claim(self, pool: str, most: int, session: int) -> list[Lease]:
@@ -131,6 +142,21 @@ class Leases:
         )
         return ended
 
+    async def hand_back_strays(self, session: int, known: Iterable[tuple[UUID, int]]) -> int:
+        """Hand back the session's running jobs that are not `known` by job and fence; returns how many.
+
+        A claim whose answer was lost leaves such: leased to a session that lives, and run by nobody.
+        """
+        kept = list(known)
+        count: int = await self._database.fetch_value(
+            "SELECT count(hand_back(id, fence, 'claim_lost', false)) FROM job WHERE session_id = $1"
+            " AND state = 'running' AND (id, fence) NOT IN (SELECT * FROM unnest($2::uuid[], $3::int[]))",
+            session,
+            [job_id for job_id, _ in kept],
+            [fence for _, fence in kept],
+        )
+        return count
+
     async def segment_end(self, lease: Lease, checkpoint: dict[str, Any]) -> Ended:
         """Pass the job on to its next pool."""
         ended: Ended = await self._database.fetch_value(
@@ -145,7 +171,13 @@ class Leases:
         outcome: Outcome,
         failure: Failure | None = None,
     ) -> Ended:
-        """End the job and its hold in one transaction; returns the true state, `stale` when the fence is late."""
+        """End the job and its hold in one transaction; returns the true state, `stale` when the fence is late.
+
+        Raises:
+            ValueError: a failed job without its failure, or a failure of a job that did not fail.
+        """
+        if (state == "failed") != (failure is not None):
+            raise ValueError("a job that failed, and no other, has a failure")
         ended: Ended = await self._database.fetch_value(
             "SELECT settle($1, $2, $3, $4, $5)",
             lease.job_id,
@@ -170,6 +202,11 @@ class Leases:
         while await self._database.fetch_value("SELECT start_timeout()") is not None:
             count += 1
         return count
+
+    async def sweep(self) -> None:
+        """What one dispatcher does for all each second: fail late starts, promote parked jobs that were passed over."""
+        await self.time_out_starts()
+        await self._database.execute("SELECT flow_catch_up()")
 
 
 async def drain(database: Database, grace_seconds: float) -> None:

@@ -13,12 +13,14 @@ from collections.abc import Callable
 from types import TracebackType
 from uuid import UUID
 
+import asyncpg
+
 from core.database import UNAVAILABLE, Database
 from jobs.leases import SESSION_EXPIRY_SECONDS
 
 REREAD_SECONDS = 2.0
 BLIND_SECONDS = SESSION_EXPIRY_SECONDS + 30.0
-"""With PostgreSQL away a replica goes on until the lease would have ended, plus 30 s."""
+"""With PostgreSQL away, or failing, a replica goes on until the lease would have ended, plus 30 s."""
 
 
 class Permit:
@@ -55,14 +57,14 @@ class Permit:
     async def _watch(self) -> None:
         seen = time.monotonic()
         while True:
+            self._wake.clear()
             try:
                 held = await self.held()
                 seen = time.monotonic()
-            except UNAVAILABLE:
+            except (*UNAVAILABLE, asyncpg.PostgresError):
                 held = time.monotonic() - seen < BLIND_SECONDS
             if not held:
                 self._lost()
                 return
-            self._wake.clear()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), REREAD_SECONDS)

@@ -8,13 +8,18 @@ from core.database import Database
 
 
 async def declare(database: Database, names: frozenset[str]) -> None:
-    """Make the fleet's pools known; a submit that needs another is refused. Pools in use are never removed."""
+    """Make `names` the fleet's pools; a submit that needs another is refused.
+
+    A pool that left the fleet is retired, with whatever still waits in it, until a fleet has it again.
+    """
     async with database.transaction() as connection:
-        await connection.executemany(
-            "INSERT INTO pool (name) VALUES ($1) ON CONFLICT DO NOTHING", [(name,) for name in sorted(names)]
+        await connection.execute(
+            "INSERT INTO pool (name) SELECT unnest($1::text[]) ON CONFLICT (name) DO NOTHING", sorted(names)
         )
         await connection.execute(
-            "DELETE FROM pool WHERE name <> ALL ($1::text[]) AND NOT EXISTS (SELECT FROM flow WHERE flow.pool = pool.name)",
+            "UPDATE pool SET retired = NOT retired, slots = 0, updated_at = clock_timestamp() FROM"
+            " (SELECT name FROM pool WHERE retired = (name = ANY ($1::text[])) ORDER BY name FOR NO KEY UPDATE) AS moved"
+            " WHERE pool.name = moved.name",
             list(names),
         )
 
@@ -23,8 +28,10 @@ async def set_slots(database: Database, slots: Mapping[str, int]) -> None:
     """Write each pool's running replicas; the elected dispatcher does so every second."""
     await database.execute(
         """UPDATE pool SET slots = given.slots, updated_at = clock_timestamp()
-           FROM unnest($1::text[], $2::int[]) AS given (name, slots)
-           WHERE pool.name = given.name AND pool.slots <> given.slots""",
+           FROM (SELECT pool.name, given.slots FROM unnest($1::text[], $2::int[]) AS given (name, slots)
+                 JOIN pool ON pool.name = given.name AND pool.slots <> given.slots AND NOT pool.retired
+                 ORDER BY pool.name FOR NO KEY UPDATE OF pool) AS given
+           WHERE pool.name = given.name""",
         list(slots),
         list(slots.values()),
     )
@@ -32,4 +39,7 @@ async def set_slots(database: Database, slots: Mapping[str, int]) -> None:
 
 async def names(database: Database) -> list[str]:
     """Every pool of the fleet that is not paused."""
-    return [row["name"] for row in await database.fetch("SELECT name FROM pool WHERE NOT paused ORDER BY name")]
+    return [
+        row["name"]
+        for row in await database.fetch("SELECT name FROM pool WHERE NOT paused AND NOT retired ORDER BY name")
+    ]

@@ -10,7 +10,7 @@ import asyncpg
 
 from accounts import idempotency
 from core.database import Database
-from core.errors import InsufficientBalance, NotFound, QueueFull, TaskUnavailable
+from core.errors import IdempotencyConflict, InsufficientBalance, NotFound, QueueFull, TaskUnavailable
 from core.ids import uuid7
 from core.money import usd
 from jobs.models import CLASSES, Attempt, Job, Stage, Submission
@@ -28,9 +28,9 @@ SELECT job.id, job.account_id, job.task, job.effective_input, job.input_adjustme
   job.progress, job.stage, job.sequence, job.created_at, job.started_at, job.finished_at, job.cancel_requested_at,
   job.stopped_at_step, job.gpu_released_at, job.engine, job.weights_digest, job.stand_in, job.outputs,
   job.outputs_deleted_at, job.failure, job.upstream, job.balance_after,
-  CASE WHEN queue.state = 'ready' AND job.state = 'queued' THEN 1 + (
+  CASE WHEN queue.state = 'ready' AND job.segment = 0 THEN 1 + (
     SELECT count(*) FROM queue AS ahead WHERE ahead.pool = queue.pool AND ahead.state = 'ready'
-      AND (ahead.tag, ahead.job_id) < (queue.tag, queue.job_id)) END::int AS queue_position
+      AND (NOT ahead.begun, ahead.tag, ahead.job_id) < (NOT queue.begun, queue.tag, queue.job_id)) END::int AS queue_position
 FROM job JOIN hold ON hold.id = job.id LEFT JOIN queue ON queue.job_id = job.id
 WHERE job.id = $1 AND job.account_id = $2
 """
@@ -77,6 +77,25 @@ class Jobs:
             raise _translated(error, submission) from None
         assert row is not None
         return await self.get(submission.account_id, row["job_id"]), row["replayed"]
+
+    async def replayed(self, account_id: UUID, idempotency_key: str, fingerprint: bytes) -> Job | None:
+        """The job of an earlier submit with this key, so that a retry needs neither a live quote nor the money again.
+
+        Raises:
+            IdempotencyConflict: the key was used for another body.
+        """
+        row = await self._database.fetch_row(
+            "SELECT job_id, fingerprint FROM idempotency WHERE account_id = $1 AND route = $2 AND key = $3"
+            " AND created_at >= clock_timestamp() - idempotency_window()",
+            account_id,
+            ROUTE,
+            idempotency_key,
+        )
+        if row is None:
+            return None
+        if row["fingerprint"] != fingerprint:
+            raise IdempotencyConflict
+        return await self.get(account_id, row["job_id"])
 
     async def get(self, account_id: UUID, job_id: UUID) -> Job:
         """The account's job with its attempts and stages.

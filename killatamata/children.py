@@ -7,6 +7,8 @@ from pathlib import Path
 
 import psutil
 
+from killatamata.private_file import write_private
+
 _END_SECONDS = 5.0
 
 
@@ -17,7 +19,7 @@ def record(path: Path, spared: frozenset[int]) -> None:
         for child in psutil.Process().children(recursive=True)
         if child.pid not in spared and child.is_running()
     ]
-    path.write_text(json.dumps(found))
+    write_private(path, json.dumps(found))
 
 
 def end_recorded(path: Path) -> int:

@@ -11,7 +11,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from uuid import UUID
 
+import asyncpg
 from cyclopts import App, Parameter
 from rich.markup import escape
 
@@ -203,6 +205,7 @@ def account_credit(account_id: str, amount: str, *, reference: str | None = None
 
     async def give(settings: Settings) -> int:
         async with _database(settings) as database:
+            await _known(database, owner)
             async with database.transaction() as connection:
                 given = await wallets.topup(connection, owner, micros, f"operator:{reference or uuid7()}")
             balance = await wallets.balance(database, owner)
@@ -220,8 +223,10 @@ def key_create(account_id: str, *, label: str = "command line") -> int:
     async def create(settings: Settings) -> int:
         from accounts.keys import Keys
 
-        async with _database(settings) as database, database.transaction() as connection:
-            secret, _ = await Keys(database, settings.key).create(connection, owner, label)
+        async with _database(settings) as database:
+            await _known(database, owner)
+            async with database.transaction() as connection:
+                secret, _ = await Keys(database, settings.key).create(connection, owner, label)
         print(secret)
         return 0
 
@@ -237,6 +242,7 @@ def key_list(account_id: str) -> int:
         from accounts.keys import Keys
 
         async with _database(settings) as database:
+            await _known(database, owner)
             found = await Keys(database, settings.key).list(owner)
         rows = [
             {"prefix": made.prefix, "label": made.label, "created": made.created_at, "revoked": made.revoked_at or ""}
@@ -283,11 +289,18 @@ def ledger_check() -> int:
     return _interruptible(check)
 
 
-def _account(text: str) -> Any:
+def _account(text: str) -> UUID:
     found = decode("acct", text)
     if found is None:
         raise CommandFailed(f"{text!r} is no account id; it looks like acct_ and 26 characters")
     return found
+
+
+async def _known(database: Any, owner: UUID) -> None:
+    from accounts import accounts
+
+    if await accounts.find(database, owner) is None:
+        raise CommandFailed(f"there is no account {encode('acct', owner)}; killatamata account create makes one")
 
 
 def _given(inputs: list[str]) -> dict[str, Any]:
@@ -356,7 +369,7 @@ def main() -> None:
     """The command's entry."""
     try:
         code = app(result_action="return_value")
-    except (OperatorError, ApiError, ValueError, OSError) as error:
+    except (OperatorError, ApiError, ValueError, OSError, asyncpg.PostgresError) as error:
         show.console.print("[red]✗[/red]", escape(str(error)))
         code = 1
     sys.exit(code)

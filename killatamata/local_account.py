@@ -19,7 +19,7 @@ LABEL = "local"
 async def local_key(database: Database, keys: Keys, path: Path, credit: int) -> str:
     """The key kept at `path`, or that of a new account with `credit` micro-dollars when the kept one is of no use."""
     if path.exists():
-        kept = path.read_text().strip()
+        kept = path.read_text(errors="replace").strip()
         if await keys.authenticate(kept) is not None:
             return kept
         log.warning("the kept local key is not known to this database; making a new account", path=str(path))

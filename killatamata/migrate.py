@@ -19,6 +19,8 @@ from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
+from core.errors import OperatorError
+
 FUNCTIONS = (
     ("billing", "ledger.sql"),
     ("accounts", "idempotency.sql"),
@@ -29,7 +31,7 @@ _LOCK = 0x6B7401
 _OLDEST_SERVER = 150000
 
 
-class OldServer(Exception):
+class OldServer(OperatorError):
     """PostgreSQL is older than 15."""
 
 

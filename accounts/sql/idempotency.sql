@@ -1,3 +1,6 @@
+-- How long an answer is kept.
+CREATE OR REPLACE FUNCTION idempotency_window() RETURNS interval LANGUAGE sql IMMUTABLE AS $$ SELECT interval '24 hours' $$;
+
 -- Claim an idempotency key inside the caller's transaction. A twin in flight holds the row's lock: wait for it at most
 -- ten seconds. No row returned: the key is ours. Errors: KT409 other body, KT410 the twin is still at work.
 CREATE OR REPLACE FUNCTION idempotency_begin(p_account uuid, p_route text, p_key text, p_fingerprint bytea)
@@ -9,7 +12,7 @@ BEGIN
     VALUES (p_account, p_route, p_key, p_fingerprint)
     ON CONFLICT (account_id, route, key) DO UPDATE
       SET fingerprint = excluded.fingerprint, status = NULL, job_id = NULL, body = NULL, created_at = clock_timestamp()
-      WHERE mine.created_at < clock_timestamp() - interval '24 hours';
+      WHERE mine.created_at < clock_timestamp() - idempotency_window();
   IF FOUND THEN
     RETURN;
   END IF;

@@ -1,5 +1,5 @@
 -- The ledger: double entry, append-only. Every function here is one round trip and takes the wallet's row last.
--- Errors: KT402 insufficient balance (DETAIL: available), KT404 no such wallet.
+-- Errors: KT402 insufficient balance (DETAIL: available), KT404 no such wallet, KT903 another movement has this business id.
 
 CREATE OR REPLACE FUNCTION ledger_immutable() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
@@ -36,6 +36,24 @@ DROP TRIGGER IF EXISTS movement_balanced ON movement;
 CREATE CONSTRAINT TRIGGER movement_balanced AFTER INSERT ON movement DEFERRABLE INITIALLY DEFERRED
   FOR EACH ROW EXECUTE FUNCTION ledger_balanced();
 
+CREATE OR REPLACE FUNCTION ledger_amount(p_amount bigint) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+  IF p_amount > 0 IS NOT TRUE THEN
+    RAISE 'an amount to move is positive, not %', p_amount USING ERRCODE = 'KT905';
+  END IF;
+END $$;
+
+-- A business id came again: it must name the same movement, or a payment would be lost in silence.
+CREATE OR REPLACE FUNCTION ledger_replay(p_kind text, p_account uuid, p_amount bigint, p_business_id text)
+RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+  IF NOT EXISTS (SELECT FROM movement JOIN entry ON entry.movement_id = movement.id AND entry.book = 'clearing'
+      WHERE business_id = p_business_id AND kind = p_kind AND movement.account_id = p_account
+        AND abs(entry.amount) = p_amount) THEN
+    RAISE 'business id % names another movement', p_business_id USING ERRCODE = 'KT903';
+  END IF;
+END $$;
+
 -- Money comes in. A debt is repaid first, as an entry of its own. A replay of the same business id changes nothing.
 CREATE OR REPLACE FUNCTION topup(p_account uuid, p_amount bigint, p_business_id text, p_request_id text)
 RETURNS boolean LANGUAGE plpgsql AS $$
@@ -44,10 +62,12 @@ DECLARE
   v_wallet wallet;
   v_repaid bigint;
 BEGIN
+  PERFORM ledger_amount(p_amount);
   INSERT INTO movement (kind, business_id, account_id, request_id)
     VALUES ('topup', p_business_id, p_account, p_request_id)
     ON CONFLICT (business_id) DO NOTHING RETURNING id INTO v_movement;
   IF v_movement IS NULL THEN
+    PERFORM ledger_replay('topup', p_account, p_amount, p_business_id);
     RETURN false;
   END IF;
   SELECT * INTO v_wallet FROM wallet WHERE account_id = p_account FOR UPDATE;
@@ -74,10 +94,12 @@ DECLARE
   v_wallet wallet;
   v_taken bigint;
 BEGIN
+  PERFORM ledger_amount(p_amount);
   INSERT INTO movement (kind, business_id, account_id, request_id)
     VALUES ('chargeback', p_business_id, p_account, p_request_id)
     ON CONFLICT (business_id) DO NOTHING RETURNING id INTO v_movement;
   IF v_movement IS NULL THEN
+    PERFORM ledger_replay('chargeback', p_account, p_amount, p_business_id);
     RETURN false;
   END IF;
   SELECT * INTO v_wallet FROM wallet WHERE account_id = p_account FOR UPDATE;
@@ -118,13 +140,15 @@ BEGIN
   RETURN v_wallet.available;
 END $$;
 
--- End a hold once: the whole amount becomes revenue, or goes back. Returns the hold's true state.
+-- End a hold once: the whole amount becomes revenue, or goes back (to a debt first). Returns the hold's true state.
 CREATE OR REPLACE FUNCTION hold_settle(p_hold uuid, p_capture boolean, p_request_id text)
 RETURNS text LANGUAGE plpgsql AS $$
 DECLARE
   v_hold hold;
   v_movement bigint;
   v_wallet wallet;
+  v_repaid bigint := 0;
+  v_back bigint := 0;
 BEGIN
   UPDATE hold SET state = CASE WHEN p_capture THEN 'captured' ELSE 'released' END, ended_at = clock_timestamp()
     WHERE id = p_hold AND state = 'held' RETURNING * INTO v_hold;
@@ -134,14 +158,20 @@ BEGIN
   INSERT INTO movement (kind, business_id, account_id, hold_id, request_id)
     VALUES (CASE WHEN p_capture THEN 'capture' ELSE 'release' END, 'settle:' || p_hold, v_hold.account_id, p_hold,
             p_request_id) RETURNING id INTO v_movement;
-  UPDATE wallet SET held = held - v_hold.amount,
-      available = available + CASE WHEN p_capture THEN 0 ELSE v_hold.amount END
+  SELECT * INTO v_wallet FROM wallet WHERE account_id = v_hold.account_id FOR UPDATE;
+  IF NOT p_capture THEN
+    v_repaid := least(v_hold.amount, v_wallet.debt);
+    v_back := v_hold.amount - v_repaid;
+  END IF;
+  UPDATE wallet SET held = held - v_hold.amount, debt = debt - v_repaid, available = available + v_back
     WHERE account_id = v_hold.account_id RETURNING * INTO v_wallet;
-  INSERT INTO entry (movement_id, seq, book, account_id, amount, balance_after) VALUES
-    (v_movement, 1, 'held', v_hold.account_id, -v_hold.amount, v_wallet.held),
-    (v_movement, 2, CASE WHEN p_capture THEN 'revenue' ELSE 'available' END,
-     CASE WHEN p_capture THEN NULL ELSE v_hold.account_id END, v_hold.amount,
-     CASE WHEN p_capture THEN NULL ELSE v_wallet.available END);
+  INSERT INTO entry (movement_id, seq, book, account_id, amount, balance_after)
+    SELECT v_movement, seq, book, account, amount, balance_after FROM (VALUES
+      (1, 'held', v_hold.account_id, -v_hold.amount, v_wallet.held),
+      (2, 'revenue', NULL::uuid, v_hold.amount - v_repaid - v_back, NULL::bigint),
+      (3, 'debt', v_hold.account_id, v_repaid, -v_wallet.debt),
+      (4, 'available', v_hold.account_id, v_back, v_wallet.available)
+    ) AS line (seq, book, account, amount, balance_after) WHERE amount <> 0;
   RETURN v_hold.state;
 END $$;
 

@@ -36,7 +36,8 @@ BEGIN
       RETURN;
     END IF;
   END IF;
-  IF NOT (SELECT coalesce(bool_and(EXISTS (SELECT FROM pool WHERE name = needed)), false) FROM unnest(p_pools) needed) THEN
+  IF NOT (SELECT coalesce(bool_and(EXISTS (SELECT FROM pool WHERE name = needed AND NOT retired)), false)
+          FROM unnest(p_pools) needed) THEN
     RAISE 'no such pool' USING ERRCODE = 'KT503', DETAIL = array_to_string(p_pools, ', ');
   END IF;
   INSERT INTO job (id, account_id, task, effective_input, input_adjustments, warnings, billing, amount, pools, request_id,
@@ -107,38 +108,42 @@ BEGIN
   UPDATE job SET state = 'queued', session_id = NULL, fence = fence + 1, attempts = attempts + p_counts::int,
       sequence = sequence + 1, stage = NULL WHERE id = p_job RETURNING * INTO v_job;
   INSERT INTO event (job_id, seq, type, data) VALUES (p_job, v_job.sequence, 'state',
-    jsonb_build_object('status', 'queued', 'reason', p_reason));
+    jsonb_build_object('status', CASE WHEN v_job.segment > 0 THEN 'running' ELSE 'queued' END, 'reason', p_reason));
   RETURN 'queued';
 END $$;
 
--- Hand back whatever dead dispatchers held.
+-- End the sessions of dead dispatchers; session_hand_back then gives their jobs back. Returns how many.
 CREATE OR REPLACE FUNCTION session_reclaim() RETURNS int LANGUAGE plpgsql AS $$
 DECLARE
-  v_session bigint;
-  v_job record;
-  v_count int := 0;
+  v_count int;
 BEGIN
   IF restarting() THEN
     RETURN 0;
   END IF;
-  FOR v_session IN SELECT id FROM session
-      WHERE ended_at IS NULL AND beat_at < clock_timestamp() - session_expiry() FOR UPDATE SKIP LOCKED LOOP
-    UPDATE session SET ended_at = clock_timestamp() WHERE id = v_session;
-    v_count := v_count + session_hand_back(v_session, 'session_expired');
-  END LOOP;
+  WITH dead AS (
+    SELECT id FROM session WHERE ended_at IS NULL AND beat_at < clock_timestamp() - session_expiry()
+      FOR UPDATE SKIP LOCKED
+  )
+  UPDATE session SET ended_at = clock_timestamp() FROM dead WHERE session.id = dead.id;
+  GET DIAGNOSTICS v_count = ROW_COUNT;
   RETURN v_count;
 END $$;
 
-CREATE OR REPLACE FUNCTION session_hand_back(p_session bigint, p_reason text) RETURNS int LANGUAGE plpgsql AS $$
+-- Hand back one job of an ended session (of `p_session` only, when given); NULL when none is left. One job per call, because
+-- a hand-back may end the job, and two transactions that end several jobs each would wait for each other.
+CREATE OR REPLACE FUNCTION session_hand_back(p_reason text, p_session bigint DEFAULT NULL) RETURNS uuid LANGUAGE plpgsql AS $$
 DECLARE
   v_job record;
-  v_count int := 0;
 BEGIN
-  FOR v_job IN SELECT id, fence FROM job WHERE session_id = p_session AND state = 'running' ORDER BY id LOOP
-    PERFORM hand_back(v_job.id, v_job.fence, p_reason, false);
-    v_count := v_count + 1;
-  END LOOP;
-  RETURN v_count;
+  SELECT job.id, job.fence INTO v_job
+    FROM job JOIN session ON session.id = job.session_id JOIN queue ON queue.job_id = job.id
+    WHERE job.state = 'running' AND session.ended_at IS NOT NULL AND session.id = coalesce(p_session, session.id)
+    LIMIT 1 FOR UPDATE OF queue SKIP LOCKED;
+  IF NOT FOUND THEN
+    RETURN NULL;
+  END IF;
+  PERFORM hand_back(v_job.id, v_job.fence, p_reason, false);
+  RETURN v_job.id;
 END $$;
 
 -- Lease up to `p_n` jobs of a pool, one more than it has free slots, so that a replica never waits for the next one (and a
@@ -152,11 +157,11 @@ DECLARE
   v_take int;
   v_jobs uuid[];
 BEGIN
-  PERFORM FROM session WHERE id = p_session AND ended_at IS NULL FOR KEY SHARE;
+  PERFORM FROM session WHERE id = p_session AND ended_at IS NULL FOR SHARE;
   IF NOT FOUND THEN
     RAISE 'session % has ended', p_session USING ERRCODE = 'KT440';
   END IF;
-  SELECT slots INTO v_slots FROM pool WHERE name = p_pool AND NOT paused FOR UPDATE;
+  SELECT slots INTO v_slots FROM pool WHERE name = p_pool AND NOT paused FOR NO KEY UPDATE;
   IF NOT FOUND THEN
     RETURN;
   END IF;
@@ -165,7 +170,7 @@ BEGIN
     RETURN;
   END IF;
   WITH picked AS (
-    SELECT job_id FROM queue WHERE pool = p_pool AND state = 'ready' ORDER BY tag, job_id LIMIT v_take
+    SELECT job_id FROM queue WHERE pool = p_pool AND state = 'ready' ORDER BY begun DESC, tag, job_id LIMIT v_take
       FOR UPDATE SKIP LOCKED
   ), leased AS (
     UPDATE queue SET state = 'leased' FROM picked WHERE queue.job_id = picked.job_id RETURNING queue.job_id, queue.tag
@@ -180,7 +185,8 @@ BEGIN
   RETURN QUERY
   WITH started AS (
     UPDATE job SET state = 'running', session_id = p_session, fence = fence + 1, starts = starts + 1,
-        started_at = coalesce(started_at, clock_timestamp()), sequence = sequence + 1, progress = 0
+        started_at = coalesce(started_at, clock_timestamp()), sequence = sequence + 1,
+        progress = CASE WHEN segment = 0 THEN 0 ELSE progress END
       WHERE id = ANY (v_jobs) RETURNING *
   ), begun AS (
     INSERT INTO attempt (job_id, fence, session_id) SELECT id, fence, p_session FROM started
@@ -191,11 +197,13 @@ BEGIN
 END $$;
 
 -- A segment ended and another pool goes on: queued there again, before everything not yet begun (publicly still running).
+-- Errors: KT906 the job has no further segment.
 CREATE OR REPLACE FUNCTION segment_end(p_job uuid, p_fence int, p_checkpoint jsonb) RETURNS text LANGUAGE plpgsql AS $$
 DECLARE
   v_job job;
   v_row queue;
   v_pool text;
+  v_turn double precision;
 BEGIN
   SELECT * INTO v_job FROM job_owned(p_job, p_fence);
   IF NOT FOUND THEN
@@ -206,12 +214,16 @@ BEGIN
     RETURN 'cancelled';
   END IF;
   v_pool := v_job.pools[v_job.segment + 2];
+  IF v_pool IS NULL THEN
+    RAISE 'job % ends with segment %', p_job, v_job.segment USING ERRCODE = 'KT906';
+  END IF;
   SELECT * INTO v_row FROM queue WHERE job_id = p_job;
+  INSERT INTO flow (account_id, pool) VALUES (v_job.account_id, v_pool) ON CONFLICT DO NOTHING;
+  PERFORM FROM flow WHERE account_id = v_job.account_id AND pool IN (v_row.pool, v_pool) ORDER BY pool FOR UPDATE;
   PERFORM flow_leave(p_job);
-  INSERT INTO flow (account_id, pool, active) VALUES (v_job.account_id, v_pool, 1)
-    ON CONFLICT (account_id, pool) DO UPDATE SET active = flow.active + 1;
+  UPDATE flow SET active = active + 1 WHERE account_id = v_job.account_id AND pool = v_pool RETURNING turn INTO v_turn;
   INSERT INTO queue (job_id, account_id, pool, state, begun, class, turn, tag, cost)
-    SELECT p_job, v_job.account_id, v_pool, 'ready', true, v_row.class, v_row.turn, least(v_row.tag, clock), v_row.cost
+    SELECT p_job, v_job.account_id, v_pool, 'ready', true, v_row.class, v_turn, least(v_row.tag, clock), v_row.cost
     FROM pool WHERE name = v_pool;
   UPDATE attempt SET ended_at = clock_timestamp(), outcome = 'segment_ended' WHERE job_id = p_job AND ended_at IS NULL;
   UPDATE job SET state = 'queued', session_id = NULL, fence = fence + 1, segment = segment + 1, attempts = 0,
@@ -280,7 +292,7 @@ DECLARE
 BEGIN
   SELECT queue.job_id INTO v_late FROM queue JOIN job ON job.id = queue.job_id
     WHERE job.state = 'queued' AND job.started_at IS NULL AND job.start_by < clock_timestamp()
-      AND queue.state IN ('ready', 'parked')
+      AND queue.state IN ('ready', 'parked') AND NOT queue.begun
     ORDER BY job.start_by LIMIT 1 FOR UPDATE OF queue SKIP LOCKED;
   IF v_late IS NULL THEN
     RETURN NULL;
@@ -304,14 +316,15 @@ $$;
 CREATE OR REPLACE FUNCTION job_progress(p_job uuid, p_fence int, p_progress real) RETURNS boolean LANGUAGE plpgsql AS $$
 DECLARE
   v_sequence int;
+  v_progress real;
 BEGIN
   UPDATE job SET progress = greatest(progress, p_progress), sequence = sequence + 1
-    WHERE id = p_job AND fence = p_fence AND state = 'running' RETURNING sequence INTO v_sequence;
+    WHERE id = p_job AND fence = p_fence AND state = 'running' RETURNING sequence, progress INTO v_sequence, v_progress;
   IF NOT FOUND THEN
     RETURN false;
   END IF;
   INSERT INTO event (job_id, seq, type, data)
-    VALUES (p_job, v_sequence, 'progress', jsonb_build_object('progress', p_progress));
+    VALUES (p_job, v_sequence, 'progress', jsonb_build_object('progress', v_progress));
   RETURN true;
 END $$;
 

@@ -3,7 +3,8 @@
 -- account: turns, by class, weighted 8:4:1 (interactive, standard, batch). Only an account's first jobs in a pool, as
 -- many as its concurrency, are tagged `ready`; the others are `parked` and follow one by one.
 --
--- Lock order, everywhere: pool, queue, job, flow, hold, wallet.
+-- Lock order, everywhere: session, pool, queue, job, flow (several by pool), hold, wallet. Whoever holds a flow takes rows of
+-- the queue only with SKIP LOCKED. One transaction ends at most one job.
 
 -- Give the account's tags in this pool to its waiting jobs in the order of their turns.
 CREATE OR REPLACE FUNCTION flow_reorder(p_account uuid, p_pool text) RETURNS void LANGUAGE sql AS $$
@@ -19,7 +20,7 @@ CREATE OR REPLACE FUNCTION flow_reorder(p_account uuid, p_pool text) RETURNS voi
     WHERE queue.job_id = turns.job_id AND turns.old_tag <> tags.tag
 $$;
 
--- Put a new job into its first pool. Errors: KT429 the account's queue is full, KT503 no such pool in the fleet.
+-- Put a new job into its first pool. Errors: KT429 the account's queue is full.
 CREATE OR REPLACE FUNCTION flow_join(p_job uuid, p_account uuid, p_pool text, p_class smallint, p_cost double precision)
 RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
@@ -28,11 +29,8 @@ DECLARE
   v_flow flow;
   v_turn double precision;
 BEGIN
-  SELECT clock INTO v_clock FROM pool WHERE name = p_pool;
-  IF NOT FOUND THEN
-    RAISE 'no pool %', p_pool USING ERRCODE = 'KT503', DETAIL = p_pool;
-  END IF;
-  SELECT * INTO v_account FROM account WHERE id = p_account;
+  SELECT clock INTO STRICT v_clock FROM pool WHERE name = p_pool;
+  SELECT * INTO STRICT v_account FROM account WHERE id = p_account;
   INSERT INTO flow (account_id, pool) VALUES (p_account, p_pool) ON CONFLICT DO NOTHING;
   SELECT * INTO v_flow FROM flow WHERE account_id = p_account AND pool = p_pool FOR UPDATE;
   IF (SELECT sum(active + parked) FROM flow WHERE account_id = p_account) >= v_account.queue_limit THEN
@@ -57,36 +55,58 @@ BEGIN
   END IF;
 END $$;
 
--- A job leaves a pool (it ended, or goes on in another): take its row out and let parked jobs follow.
-CREATE OR REPLACE FUNCTION flow_leave(p_job uuid) RETURNS void LANGUAGE plpgsql AS $$
+-- Let parked jobs follow until the account's concurrency is reached; the caller holds the flow's row. Returns how many did.
+CREATE OR REPLACE FUNCTION flow_promote(p_account uuid, p_pool text) RETURNS int LANGUAGE plpgsql AS $$
 DECLARE
-  v_gone queue;
   v_flow flow;
   v_next queue;
   v_clock double precision;
   v_concurrency int;
+  v_count int := 0;
 BEGIN
-  DELETE FROM queue WHERE job_id = p_job RETURNING * INTO v_gone;
-  IF NOT FOUND THEN
-    RETURN;
-  END IF;
-  IF v_gone.state = 'parked' THEN
-    UPDATE flow SET parked = parked - 1 WHERE account_id = v_gone.account_id AND pool = v_gone.pool;
-    RETURN;
-  END IF;
-  UPDATE flow SET active = active - 1, turn = greatest(turn, v_gone.turn)
-    WHERE account_id = v_gone.account_id AND pool = v_gone.pool RETURNING * INTO v_flow;
-  SELECT concurrency INTO v_concurrency FROM account WHERE id = v_gone.account_id;
-  SELECT clock INTO v_clock FROM pool WHERE name = v_gone.pool;
+  SELECT * INTO v_flow FROM flow WHERE account_id = p_account AND pool = p_pool;
+  SELECT concurrency INTO v_concurrency FROM account WHERE id = p_account;
+  SELECT clock INTO v_clock FROM pool WHERE name = p_pool;
   WHILE v_flow.active < v_concurrency AND v_flow.parked > 0 LOOP
-    SELECT * INTO v_next FROM queue
-      WHERE account_id = v_gone.account_id AND pool = v_gone.pool AND state = 'parked'
+    SELECT * INTO v_next FROM queue WHERE account_id = p_account AND pool = p_pool AND state = 'parked'
       ORDER BY turn, job_id LIMIT 1 FOR UPDATE SKIP LOCKED;
     EXIT WHEN NOT FOUND;
     v_flow.tag := greatest(v_flow.tag, v_clock);
     UPDATE queue SET state = 'ready', tag = v_flow.tag WHERE job_id = v_next.job_id;
     UPDATE flow SET tag = v_flow.tag + v_next.cost, active = active + 1, parked = parked - 1
-      WHERE account_id = v_gone.account_id AND pool = v_gone.pool RETURNING * INTO v_flow;
-    PERFORM flow_reorder(v_gone.account_id, v_gone.pool);
+      WHERE account_id = p_account AND pool = p_pool RETURNING * INTO v_flow;
+    PERFORM flow_reorder(p_account, p_pool);
+    v_count := v_count + 1;
   END LOOP;
+  RETURN v_count;
 END $$;
+
+-- A job leaves a pool (it ended, or goes on in another): take its row out and let parked jobs follow. The account's turns go
+-- on with what was served; a job that leaves unserved gives its share back.
+CREATE OR REPLACE FUNCTION flow_leave(p_job uuid) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+  v_gone queue;
+  v_unserved boolean;
+BEGIN
+  DELETE FROM queue WHERE job_id = p_job RETURNING * INTO v_gone;
+  IF NOT FOUND THEN
+    RETURN;
+  END IF;
+  v_unserved := v_gone.state = 'ready' AND NOT v_gone.begun;
+  UPDATE flow SET
+      active = active - (v_gone.state <> 'parked')::int,
+      parked = parked - (v_gone.state = 'parked')::int,
+      turn = CASE WHEN v_gone.state = 'leased' THEN greatest(turn, v_gone.turn) ELSE turn END,
+      tag = CASE WHEN v_unserved THEN greatest(tag - v_gone.cost, 0) ELSE tag END
+    WHERE account_id = v_gone.account_id AND pool = v_gone.pool;
+  PERFORM flow_promote(v_gone.account_id, v_gone.pool);
+END $$;
+
+-- Promote what a leave passed over because its row was locked, and what a raised concurrency lets through. Returns how many.
+CREATE OR REPLACE FUNCTION flow_catch_up() RETURNS bigint LANGUAGE sql AS $$
+  WITH behind AS MATERIALIZED (
+    SELECT flow.account_id, flow.pool FROM flow JOIN account ON account.id = flow.account_id
+      WHERE flow.parked > 0 AND flow.active < account.concurrency FOR UPDATE OF flow SKIP LOCKED
+  )
+  SELECT coalesce(sum(flow_promote(account_id, pool)), 0) FROM behind
+$$;

@@ -160,6 +160,12 @@ class JobsDouble:
             self.keys[submission.account_id, submission.idempotency_key] = (submission.fingerprint, job.id)
         return job, False
 
+    async def replayed(self, account_id: UUID, idempotency_key: str, fingerprint: bytes) -> Job | None:
+        known = self.keys.get((account_id, idempotency_key))
+        if known is not None and known[0] != fingerprint:
+            raise IdempotencyConflict
+        return None if known is None else self.jobs[known[1]]
+
     async def get(self, account_id: UUID, job_id: UUID) -> Job:
         job = self.jobs.get(job_id)
         if job is None or job.account_id != account_id:

@@ -227,6 +227,22 @@ def test_a_quote_ends(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> No
     assert (answer.status_code, answer.json()["error"]) == (409, "quote_expired")
 
 
+def test_a_retry_outlives_its_quote(client: TestClient, jobs: JobsDouble, monkeypatch: pytest.MonkeyPatch) -> None:
+    token = client.post(QUOTES, json=FOX).json()["quoteToken"]
+    first = client.post(JOBS, json=body(quoteToken=token), headers={"X-Idempotency-Key": "k"})
+    monkeypatch.setattr(offers, "now", lambda: now() + timedelta(minutes=15))
+    again = client.post(JOBS, json=body(quoteToken=token), headers={"X-Idempotency-Key": "k"})
+    assert (again.status_code, again.headers["Idempotency-Replayed"]) == (202, "true")
+    assert again.json()["jobId"] == first.json()["jobId"]
+    assert len(jobs.jobs) == 1
+    for headers, sent, code in [
+        ({"X-Idempotency-Key": "k"}, {**asked(prompt="other"), "quoteToken": token}, "idempotency_conflict"),
+        ({"X-Idempotency-Key": "other"}, body(quoteToken=token), "quote_expired"),
+    ]:
+        answer = client.post(JOBS, json=sent, headers=headers)
+        assert (answer.status_code, answer.json()["error"]) == (409, code)
+
+
 def test_a_quote_takes_no_token(client: TestClient) -> None:
     answer = client.post(QUOTES, json=body(quoteToken="x"))
     assert "quoteToken" in fields(answer)

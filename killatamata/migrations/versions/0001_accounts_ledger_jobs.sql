@@ -37,7 +37,8 @@ CREATE TABLE wallet (
   account_id uuid PRIMARY KEY REFERENCES account,
   available bigint NOT NULL DEFAULT 0 CHECK (available >= 0),
   held bigint NOT NULL DEFAULT 0 CHECK (held >= 0),
-  debt bigint NOT NULL DEFAULT 0 CHECK (debt >= 0)
+  debt bigint NOT NULL DEFAULT 0 CHECK (debt >= 0),
+  CHECK (available = 0 OR debt = 0)
 ) WITH (fillfactor = 50);
 
 CREATE TABLE hold (
@@ -102,6 +103,7 @@ CREATE TABLE pool (
   name text PRIMARY KEY,
   slots int NOT NULL DEFAULT 0 CHECK (slots >= 0),
   paused boolean NOT NULL DEFAULT false,
+  retired boolean NOT NULL DEFAULT false,
   clock double precision NOT NULL DEFAULT 0,
   updated_at timestamptz NOT NULL DEFAULT clock_timestamp()
 ) WITH (fillfactor = 50);
@@ -116,6 +118,7 @@ CREATE TABLE flow (
   parked int NOT NULL DEFAULT 0 CHECK (parked >= 0),
   PRIMARY KEY (account_id, pool)
 ) WITH (fillfactor = 50);
+CREATE INDEX flow_parked ON flow (account_id) WHERE parked > 0;
 
 CREATE TABLE job (
   id uuid PRIMARY KEY,
@@ -170,10 +173,10 @@ CREATE TABLE queue (
   class smallint NOT NULL CHECK (class BETWEEN 1 AND 3),
   turn double precision NOT NULL,
   tag double precision,
-  cost double precision NOT NULL CHECK (cost > 0),
+  cost double precision NOT NULL CHECK (cost > 0 AND cost < 'Infinity'),
   CHECK ((state = 'parked') = (tag IS NULL))
 ) WITH (fillfactor = 70);
-CREATE INDEX queue_ready ON queue (pool, tag, job_id) WHERE state = 'ready';
+CREATE INDEX queue_ready ON queue (pool, begun DESC, tag, job_id) WHERE state = 'ready';
 CREATE INDEX queue_leased ON queue (pool) WHERE state = 'leased';
 CREATE INDEX queue_parked ON queue (account_id, pool, turn, job_id) WHERE state = 'parked';
 CREATE INDEX queue_own_ready ON queue (account_id, pool, turn) WHERE state = 'ready' AND NOT begun;
