@@ -23,7 +23,7 @@ demo: $(VENV)/.ready-models ## one job of each task in TASKS (comma-separated, d
 	@$(BIN)/killatamata demo --tasks $(TASKS)
 
 serve: $(VENV)/.ready-models ## the whole service on this machine, until Ctrl-C
-	@$(BIN)/killatamata up
+	@$(BIN)/killatamata up || test $$? -eq 130
 
 test: $(VENV)/.ready-dev ## all tests (ARGS="tests/jobs -k claim" for some)
 	@$(BIN)/python -m pytest $(ARGS)

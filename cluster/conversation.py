@@ -124,8 +124,9 @@ class Conversation:
             if not pending.done():
                 raise JobStopped
             return
-        self._stop_by = min(self._stop_by, time.monotonic() + self._started.stop_limit_s + _STOP_GRACE_SECONDS)
-        await asyncio.wait({pending}, timeout=self._stop_by - time.monotonic())
+        silence = self._started.stop_limit_s + _STOP_GRACE_SECONDS
+        self._stop_by = min(self._stop_by, time.monotonic() + silence)
+        await asyncio.wait({pending}, timeout=silence)
         if not pending.done():
             await _kill(self._started.replica)
             raise JobStopped(self._last_step, now())

@@ -163,14 +163,14 @@ class Dispatcher:
             await listener.close()
 
     async def _lead(self) -> None:
-        """What one elected dispatcher does each second: write the pools' slots, fail what was never started."""
+        """What one elected dispatcher does each second: write the pools' slots, and sweep."""
         connection = await self._database.direct()
         try:
             while not await connection.fetchval("SELECT pg_try_advisory_lock($1)", _ELECTION_LOCK):
                 await asyncio.sleep(BEAT_SECONDS)
             while not connection.is_closed():
                 await pools.set_slots(self._database, await self._slots())
-                await self._leases.time_out_starts()
+                await self._leases.sweep()
                 await asyncio.sleep(BEAT_SECONDS)
         finally:
             connection.terminate()

@@ -26,6 +26,7 @@ from models.registry import ENGINES
 
 log = logger(__name__)
 
+_SHIPPED = files("deployments") / "fleets"
 DISPATCHER = "dispatcher"
 REPLICA = "Replica"
 DRAIN_SECONDS = 60.0
@@ -57,9 +58,10 @@ def load(name: str) -> Fleet:
     """
     path = Path(name)
     try:
-        text = path.read_text() if path.suffix else files("deployments").joinpath("fleets", f"{name}.yaml").read_text()
+        text = (path if path.suffix else _SHIPPED / f"{name}.yaml").read_text()
     except (OSError, ValueError) as error:
-        raise BadFleet(f"fleet {name!r} cannot be read: {error}") from None
+        shipped = ", ".join(sorted(entry.name.removesuffix(".yaml") for entry in _SHIPPED.iterdir()))
+        raise BadFleet(f"there is no fleet {name!r} ({error}); use {shipped}, or the path of a .yaml file") from None
     try:
         schema = ServeDeploySchema.model_validate(yaml.safe_load(text))
         found = {
@@ -110,8 +112,8 @@ async def _deploy(fleet: Fleet, timeout_s: float) -> None:
                             f"application {name!r} failed to deploy; its log is in the Ray session folder"
                         )
     except TimeoutError:
-        seen = ", ".join(f"{name} is {found.get(name, 'not there')}" for name in sorted(names))
-        raise FleetFailed(f"the fleet did not come up within {timeout_s:.0f} s: {seen}") from None
+        seen = ", ".join(f"{name} is {found[name].value if name in found else 'missing'}" for name in sorted(names))
+        raise FleetFailed(f"the fleet did not come up within {timeout_s:g} s: {seen}") from None
 
 
 async def status() -> dict[str, ApplicationStatus]:

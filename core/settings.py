@@ -65,8 +65,20 @@ class Settings(BaseSettings):
         description="Networks (10.1.0.0/16) and host:port, comma-separated, that users' URLs may lead to besides public "
         "addresses.",
     )
-    ram_gib: Annotated[float, Field(gt=0)] | None = Field(
-        None, description="Memory the embedded engines may use together."
+
+    s3_bucket: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{1,61}[A-Za-z0-9]$")] | None = Field(
+        None, description="Artifacts go into this existing bucket; absent: into the data folder."
+    )
+    s3_endpoint_url: Annotated[str, Field(pattern=r"^https?://[^@?#\s]+$")] | None = Field(
+        None, description="Where an S3 other than Amazon's answers; callers must reach it too."
+    )
+    s3_region: str | None = Field(None, description="Absent: as the AWS tools find it.")
+    s3_access_key: str | None = Field(
+        None, description="With s3_secret_key; both absent: as the AWS tools find them (environment, profile, role)."
+    )
+    s3_secret_key: SecretStr | None = None
+    s3_prefix: Annotated[str, Field(pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]{0,127}/)*$")] = Field(
+        "", description="What our keys in the bucket begin with; ends with a slash."
     )
 
     @field_validator("egress_allow")

@@ -107,9 +107,12 @@ class Replica:
         while True:
             try:
                 listener = await database.listen(STOP_CHANNEL)
-                async for _ in listener:
-                    if self._permit is not None:
-                        self._permit.wake()
+                try:
+                    async for _ in listener:
+                        if self._permit is not None:
+                            self._permit.wake()
+                finally:
+                    await listener.close()
             except (*UNAVAILABLE, asyncpg.PostgresError) as error:
                 log.warning("stop notifications lost; the permit is re-read meanwhile", error=repr(error))
             await asyncio.sleep(_LISTEN_RETRY_SECONDS)

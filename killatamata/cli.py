@@ -15,6 +15,7 @@ from uuid import UUID
 
 import asyncpg
 from cyclopts import App, Parameter
+from pydantic import ValidationError
 from rich.markup import escape
 
 from core.errors import ApiError, OperatorError
@@ -59,7 +60,7 @@ def up(*, ready_file: Path | None = None) -> int:
             show.console.print(
                 f"\nReady at [bold]{ready.base_url}[/bold]\n"
                 f"  API key of the local account: {ready.api_key}\n"
-                "  Try: killatamata submit image.generate --input prompt='cinematic fox astronaut' --wait\n"
+                f"  Try: {sys.argv[0]} submit image.generate --input prompt='cinematic fox astronaut' --wait\n"
                 "  Ctrl-C stops everything; running jobs are handed back and go on at the next start.\n"
             )
             try:
@@ -157,11 +158,8 @@ def submit(
 @app.command
 def config() -> int:
     """Print every setting, its value and where it came from."""
-    rows = [
-        {"setting": f"{PREFIX}{name.upper()}", "value": value, "source": source}
-        for name, (value, source) in Settings().sources().items()
-    ]
-    show.table("Settings", rows)
+    for name, (value, source) in Settings().sources().items():
+        print(f"{PREFIX}{name.upper()}={'' if value == 'None' else value}  # {source}")
     return 0
 
 
@@ -369,6 +367,12 @@ def main() -> None:
     """The command's entry."""
     try:
         code = app(result_action="return_value")
+    except ValidationError as error:
+        for problem in error.errors():
+            name = "_".join(str(part) for part in problem["loc"]).upper()
+            name = name if name.startswith((PREFIX, "DATABASE")) else PREFIX + name
+            show.console.print("[red]✗[/red]", escape(f"{name}: {problem['msg']}, not {problem['input']!r}"))
+        code = 1
     except (OperatorError, ApiError, ValueError, OSError, asyncpg.PostgresError) as error:
         show.console.print("[red]✗[/red]", escape(str(error)))
         code = 1

@@ -8,13 +8,15 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import httpx
 
@@ -36,6 +38,9 @@ from killatamata.migrate import migrate
 from killatamata.private_file import write_private
 from pricing.book import PriceBook
 
+if TYPE_CHECKING:
+    from cluster.fleet import Fleet
+
 log = logger(__name__)
 
 Say = Callable[[str, str, float], None]
@@ -51,6 +56,10 @@ _HEALTH_SECONDS = 30.0
 
 class AlreadyRunning(OperatorError):
     """A stack runs on this data folder."""
+
+
+class AddressTaken(OperatorError):
+    """The ingress cannot listen where it was told to."""
 
 
 class IngressFailed(OperatorError):
@@ -76,7 +85,10 @@ def running(settings: Settings) -> Ready | None:
         with _locked(settings.root / "up.lock"):
             return None
     except AlreadyRunning:
-        found = json.loads((settings.root / "ready.json").read_text())
+        try:
+            found = json.loads((settings.root / "ready.json").read_text())
+        except FileNotFoundError:
+            raise AlreadyRunning(f"The stack on {settings.root} is still starting, or stopping; try again.") from None
         return Ready(found["baseUrl"], found["apiKey"], found["pid"])
 
 
@@ -109,12 +121,14 @@ class Stack:
         self._postgres: EmbeddedPostgres | None = None
         self._ingress: subprocess.Popen[bytes] | None = None
         self._database: Database | None = None
-        self._socket = listen(settings.host, settings.port)
+        self._socket = _listen(settings)
+        self._book = PriceBook.parse(settings.price_book.read_text()) if settings.price_book else PriceBook.built_in()
 
     async def start(self) -> Ready:
         """Start every part; jobs are accepted when this returns."""
         settings, root = self.settings, self.settings.root
         (root / "ready.json").unlink(missing_ok=True)
+        fleet = self._load_fleet()
         left = await asyncio.to_thread(children.end_recorded, root / "children.json")
         if left:
             self._say("cleaned up", f"{left} processes of a stack that was killed", 0.0)
@@ -129,9 +143,8 @@ class Stack:
             await migrate(url)
         self._database = Database(url, direct_url=self.settings.database_url_direct, size=2)
         await self._database.open()
-        book = PriceBook.parse(settings.price_book.read_text()) if settings.price_book else PriceBook.built_in()
         async with self._database.transaction() as connection:
-            await price_books.publish(connection, book)
+            await price_books.publish(connection, self._book)
         keys = Keys(self._database, settings.key)
         key = await local_key(self._database, keys, root / "local-key", LOCAL_CREDIT if self._postgres else 0)
         self._start_ingress()
@@ -139,7 +152,7 @@ class Stack:
             self._start_ray()
         async with self._timed("fleet") as detail:
             detail.append(settings.fleet)
-            await self._apply_fleet()
+            await self._apply(fleet)
         url = base_url(self.settings)
         async with self._timed("ingress") as detail:
             detail.append(url)
@@ -163,23 +176,30 @@ class Stack:
 
     async def stop(self) -> None:
         """Stop every part: running jobs are handed back first, the database goes last."""
-        (self.settings.root / "ready.json").unlink(missing_ok=True)
+        root = self.settings.root
+        (root / "ready.json").unlink(missing_ok=True)
         if self._ingress is not None:
             self._ingress.terminate()
-        if self._database is not None:
-            try:
-                await leases.drain(self._database, 0)
-            except UNAVAILABLE as error:
-                log.warning("running jobs could not be handed back; their sessions will expire", error=repr(error))
-        if self._ingress is not None:
-            await asyncio.to_thread(_end, self._ingress)
-        await asyncio.to_thread(self._stop_ray)
-        if self._database is not None:
-            await self._database.close()
-        if self._postgres is not None:
-            await asyncio.to_thread(self._postgres.stop)
-        self._socket.close()
-        (self.settings.root / "children.json").unlink(missing_ok=True)
+        # In this order, and each of them whatever became of the one before.
+        async with AsyncExitStack() as last:
+            last.callback(shutil.rmtree, self.settings.runtime_dir, ignore_errors=True)
+            last.callback((root / "children.json").unlink, missing_ok=True)
+            last.callback(self._socket.close)
+            if self._postgres is not None:
+                last.push_async_callback(asyncio.to_thread, self._postgres.stop)
+            if self._database is not None:
+                last.push_async_callback(self._database.close)
+            last.push_async_callback(asyncio.to_thread, self._stop_ray)
+            if self._ingress is not None:
+                last.push_async_callback(asyncio.to_thread, _end, self._ingress)
+            if self._database is not None:
+                await self._hand_back(self._database)
+
+    async def _hand_back(self, database: Database) -> None:
+        try:
+            await leases.drain(database, 0)
+        except UNAVAILABLE as error:
+            log.warning("running jobs could not be handed back; their sessions will expire", error=repr(error))
 
     def _export(self, url: str) -> None:
         """Let every child know what was decided here."""
@@ -187,7 +207,6 @@ class Stack:
         os.environ[f"{PREFIX}DATA_DIR"] = str(settings.root)
         os.environ[f"{PREFIX}DATABASE_URL"] = url
         os.environ[f"{PREFIX}PORT"] = str(self._socket.getsockname()[1])
-        os.environ.update(environment(settings))
         self.settings = Settings()
 
     def _start_ingress(self) -> None:
@@ -212,12 +231,27 @@ class Stack:
             from cluster import bring_up
 
             bring_up.stop()
+            self._keep_logs()
 
-    async def _apply_fleet(self) -> None:
-        from cluster import fleet
+    def _keep_logs(self) -> None:
+        """Keep the logs of Ray, its replicas and the dispatcher, which lie in the runtime folder."""
+        runtime, kept = self.settings.runtime_dir, self.settings.root / "ray-logs"
+        for logs in runtime.glob("ray/session_2*/logs"):
+            shutil.rmtree(kept, ignore_errors=True)
+            shutil.copytree(logs, kept, symlinks=True)
+
+    def _load_fleet(self) -> Fleet:
+        """Read before anything is started; Ray is imported here, so its environment comes first."""
+        os.environ.update(environment(self.settings))
+        from cluster.fleet import load
+
+        return load(self.settings.fleet)
+
+    async def _apply(self, fleet: Fleet) -> None:
+        from cluster.fleet import apply
 
         assert self._database is not None
-        await fleet.apply(fleet.load(self.settings.fleet), self._database)
+        await apply(fleet, self._database)
 
     async def _until_healthy(self, url: str) -> None:
         end = time.monotonic() + _HEALTH_SECONDS
@@ -246,6 +280,16 @@ class Stack:
         self._say(part, " ".join(detail), time.monotonic() - began)
 
 
+def _listen(settings: Settings) -> socket.socket:
+    try:
+        return listen(settings.host, settings.port)
+    except OSError as error:
+        raise AddressTaken(
+            f"{settings.host}:{settings.port} cannot be listened on ({error.strerror}): set {PREFIX}PORT to another port,"
+            f" or to 0 for a free one, and {PREFIX}HOST to an address of this machine."
+        ) from None
+
+
 def _end(process: subprocess.Popen[bytes]) -> None:
     try:
         process.wait(_INGRESS_STOP_SECONDS)
@@ -269,6 +313,7 @@ async def embedded(settings: Settings) -> AsyncIterator[str]:
             yield await asyncio.to_thread(postgres.start)
         finally:
             await asyncio.to_thread(postgres.stop)
+            shutil.rmtree(settings.runtime_dir, ignore_errors=True)
 
 
 @asynccontextmanager

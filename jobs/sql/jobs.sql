@@ -153,13 +153,17 @@ RETURNS TABLE (job_id uuid, fence int, account_id uuid, task text, segment small
                checkpoint jsonb, request_id text) LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 DECLARE
+  v_drain_by timestamptz;
   v_slots int;
   v_take int;
   v_jobs uuid[];
 BEGIN
-  PERFORM FROM session WHERE id = p_session AND ended_at IS NULL FOR SHARE;
+  SELECT drain_by INTO v_drain_by FROM session WHERE id = p_session AND ended_at IS NULL FOR SHARE;
   IF NOT FOUND THEN
     RAISE 'session % has ended', p_session USING ERRCODE = 'KT440';
+  END IF;
+  IF v_drain_by IS NOT NULL THEN
+    RETURN;
   END IF;
   SELECT slots INTO v_slots FROM pool WHERE name = p_pool AND NOT paused FOR NO KEY UPDATE;
   IF NOT FOUND THEN
@@ -201,9 +205,7 @@ END $$;
 CREATE OR REPLACE FUNCTION segment_end(p_job uuid, p_fence int, p_checkpoint jsonb) RETURNS text LANGUAGE plpgsql AS $$
 DECLARE
   v_job job;
-  v_row queue;
   v_pool text;
-  v_turn double precision;
 BEGIN
   SELECT * INTO v_job FROM job_owned(p_job, p_fence);
   IF NOT FOUND THEN
@@ -217,14 +219,7 @@ BEGIN
   IF v_pool IS NULL THEN
     RAISE 'job % ends with segment %', p_job, v_job.segment USING ERRCODE = 'KT906';
   END IF;
-  SELECT * INTO v_row FROM queue WHERE job_id = p_job;
-  INSERT INTO flow (account_id, pool) VALUES (v_job.account_id, v_pool) ON CONFLICT DO NOTHING;
-  PERFORM FROM flow WHERE account_id = v_job.account_id AND pool IN (v_row.pool, v_pool) ORDER BY pool FOR UPDATE;
-  PERFORM flow_leave(p_job);
-  UPDATE flow SET active = active + 1 WHERE account_id = v_job.account_id AND pool = v_pool RETURNING turn INTO v_turn;
-  INSERT INTO queue (job_id, account_id, pool, state, begun, class, turn, tag, cost)
-    SELECT p_job, v_job.account_id, v_pool, 'ready', true, v_row.class, v_turn, least(v_row.tag, clock), v_row.cost
-    FROM pool WHERE name = v_pool;
+  PERFORM flow_move(p_job, v_pool);
   UPDATE attempt SET ended_at = clock_timestamp(), outcome = 'segment_ended' WHERE job_id = p_job AND ended_at IS NULL;
   UPDATE job SET state = 'queued', session_id = NULL, fence = fence + 1, segment = segment + 1, attempts = 0,
       checkpoint = p_checkpoint WHERE id = p_job;

@@ -81,25 +81,44 @@ BEGIN
   RETURN v_count;
 END $$;
 
--- A job leaves a pool (it ended, or goes on in another): take its row out and let parked jobs follow. The account's turns go
--- on with what was served; a job that leaves unserved gives its share back.
+-- A job's row left a pool: count it out and let parked jobs follow. The account's turns go on with what was served; a job
+-- that leaves unserved gives its share back.
+CREATE OR REPLACE FUNCTION flow_left(p_gone queue) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+  UPDATE flow SET
+      active = active - (p_gone.state <> 'parked')::int,
+      parked = parked - (p_gone.state = 'parked')::int,
+      turn = CASE WHEN p_gone.state = 'leased' THEN greatest(turn, p_gone.turn) ELSE turn END,
+      tag = CASE WHEN p_gone.state = 'ready' AND NOT p_gone.begun THEN greatest(tag - p_gone.cost, 0) ELSE tag END
+    WHERE account_id = p_gone.account_id AND pool = p_gone.pool;
+  PERFORM flow_promote(p_gone.account_id, p_gone.pool);
+END $$;
+
+-- A job ended: take its row out.
 CREATE OR REPLACE FUNCTION flow_leave(p_job uuid) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
   v_gone queue;
-  v_unserved boolean;
 BEGIN
   DELETE FROM queue WHERE job_id = p_job RETURNING * INTO v_gone;
-  IF NOT FOUND THEN
-    RETURN;
+  IF FOUND THEN
+    PERFORM flow_left(v_gone);
   END IF;
-  v_unserved := v_gone.state = 'ready' AND NOT v_gone.begun;
-  UPDATE flow SET
-      active = active - (v_gone.state <> 'parked')::int,
-      parked = parked - (v_gone.state = 'parked')::int,
-      turn = CASE WHEN v_gone.state = 'leased' THEN greatest(turn, v_gone.turn) ELSE turn END,
-      tag = CASE WHEN v_unserved THEN greatest(tag - v_gone.cost, 0) ELSE tag END
-    WHERE account_id = v_gone.account_id AND pool = v_gone.pool;
-  PERFORM flow_promote(v_gone.account_id, v_gone.pool);
+END $$;
+
+-- A leased job goes on in another pool, before everything there that has not begun. Its row is moved, never made anew: who
+-- waits for the row's lock must find it afterwards.
+CREATE OR REPLACE FUNCTION flow_move(p_job uuid, p_pool text) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+  v_old queue;
+  v_turn double precision;
+BEGIN
+  SELECT * INTO STRICT v_old FROM queue WHERE job_id = p_job;
+  INSERT INTO flow (account_id, pool) VALUES (v_old.account_id, p_pool) ON CONFLICT DO NOTHING;
+  PERFORM FROM flow WHERE account_id = v_old.account_id AND pool IN (v_old.pool, p_pool) ORDER BY pool FOR UPDATE;
+  UPDATE flow SET active = active + 1 WHERE account_id = v_old.account_id AND pool = p_pool RETURNING turn INTO v_turn;
+  UPDATE queue SET pool = p_pool, state = 'ready', begun = true, turn = v_turn, tag = least(tag, clock)
+    FROM pool WHERE job_id = p_job AND pool.name = p_pool;
+  PERFORM flow_left(v_old);
 END $$;
 
 -- Promote what a leave passed over because its row was locked, and what a raised concurrency lets through. Returns how many.
