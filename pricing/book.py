@@ -26,6 +26,8 @@ def _decimal(value: object) -> Decimal:
 
 Usd = Annotated[Decimal, BeforeValidator(_decimal)]
 """Dollars, zero or more, with at most twelve decimal places."""
+Least = Annotated[Decimal, BeforeValidator(_decimal), Field(gt=0)]
+"""Dollars, more than zero: nothing is free, because a hold of nothing is none."""
 Factor = Annotated[Decimal, BeforeValidator(_decimal), Field(ge=1)]
 """A multiplier of a price, never below one: an extra never makes a job cheaper."""
 
@@ -38,7 +40,7 @@ class ImageGenerateRates(_Strict):
     """Rates of `image.generate`: dollars per 1 000 000 pixels, the least for one picture, the factor of highDetail."""
 
     usd_per_megapixel: Usd
-    minimum_usd: Usd
+    minimum_usd: Least
     high_detail_factor: Factor
 
 

@@ -5,8 +5,10 @@ A key names one object: `jobs/<job>/<fence>/image.webp`, `in/<sha256>`. Every me
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -45,6 +47,21 @@ class MissingObject(LookupError):
         return f"no object is stored under {self.key!r}: it was deleted, or never put"
 
 
+class StoreUnavailable(Exception):
+    """The store of objects does not answer, or refuses what it must allow: not the caller's fault, and maybe passing.
+
+    `reason` is the code that the server gave, or the kind of failure on the way to it.
+    """
+
+    def __init__(self, reason: str, advice: str) -> None:
+        super().__init__(reason, advice)
+        self.reason = reason
+        self.advice = advice
+
+    def __str__(self) -> str:
+        return f"the object store does not serve us ({self.reason}): {self.advice}"
+
+
 @dataclass(frozen=True)
 class Artifact:
     """One stored object: its key, the SHA-256 of its content (lower-case hex), its size and its type."""
@@ -56,7 +73,10 @@ class Artifact:
 
 
 class Store(Protocol):
-    """Objects by key. Whatever a reader gets is one whole object, also while that key is being written."""
+    """Objects by key. Whatever a reader gets is one whole object, also while that key is being written.
+
+    Every method, and reading from an opened stream, raises `StoreUnavailable` when the store is elsewhere and fails.
+    """
 
     def put(self, key: str, data: bytes | Path | BinaryIO, mime_type: str) -> Artifact:
         """Store `data` (bytes, a file's path, or a binary stream read to its end), in place of what was there.
@@ -97,13 +117,18 @@ class Store(Protocol):
         """A URL that serves the object as `filename`, without a credential, until `expires_at`."""
 
 
+def is_key(key: str) -> bool:
+    """Whether `key` can name an object: no empty part, no `..`, no foreign character, not too long."""
+    return len(key) <= MAX_KEY_CHARACTERS and _KEY.fullmatch(key) is not None
+
+
 def check_key(key: str) -> None:
     """Refuse what is no key.
 
     Raises:
-        InvalidKey: an empty part, `..`, a foreign character, or too long.
+        InvalidKey: see `is_key`.
     """
-    if len(key) > MAX_KEY_CHARACTERS or not _KEY.fullmatch(key):
+    if not is_key(key):
         raise InvalidKey(key)
 
 
@@ -126,3 +151,19 @@ def check_mime_type(mime_type: str) -> None:
     """
     if not _MIME_TYPE.fullmatch(mime_type):
         raise ValueError(f"{mime_type[:80]!r} is no media type such as image/webp")
+
+
+def open_source(data: bytes | Path | BinaryIO) -> AbstractContextManager[BinaryIO]:
+    """What `Store.put` was given, as a stream; only what is opened here is closed at the end.
+
+    Raises:
+        TypeError: `data` is neither of the three.
+        OSError: the file cannot be opened.
+    """
+    if isinstance(data, bytes):
+        return io.BytesIO(data)
+    if isinstance(data, Path):
+        return data.open("rb")
+    if not hasattr(data, "read"):
+        raise TypeError(f"put takes bytes, a Path or a binary stream, not {type(data).__name__}")
+    return nullcontext(data)

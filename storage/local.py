@@ -17,12 +17,12 @@ import secrets
 import shutil
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO
 
-from storage.base import Artifact, MissingObject, check_key, check_mime_type, check_prefix
+from storage.base import Artifact, MissingObject, check_key, check_mime_type, check_prefix, open_source
 from storage.signing import UrlSigner
 
 _CHUNK_BYTES = 1 << 20
@@ -46,7 +46,7 @@ class LocalStore:
         """See `Store.put`."""
         check_key(key)
         check_mime_type(mime_type)
-        with ExitStack() as cleanup, _source(data) as source:
+        with ExitStack() as cleanup, open_source(data) as source:
             token = secrets.token_hex(16)
             content, record = self._incoming / token, self._incoming / (token + _RECORD)
             for path in (content, record):
@@ -156,16 +156,6 @@ class LocalStore:
             with suppress(FileNotFoundError):
                 if path.lstat().st_mtime < oldest:
                     _remove(path)
-
-
-def _source(data: bytes | Path | BinaryIO) -> AbstractContextManager[BinaryIO]:
-    if isinstance(data, bytes):
-        return io.BytesIO(data)
-    if isinstance(data, Path):
-        return data.open("rb")
-    if not hasattr(data, "read"):
-        raise TypeError(f"put takes bytes, a Path or a binary stream, not {type(data).__name__}")
-    return nullcontext(data)
 
 
 def _write(path: Path, source: BinaryIO) -> tuple[str, int]:

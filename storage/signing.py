@@ -30,6 +30,19 @@ class ExpiredSignature(OutputExpired):
     default_message = "This URL has expired; read the job again for a fresh one."
 
 
+def check_link(expires_at: datetime, filename: str) -> None:
+    """Refuse what no URL can promise.
+
+    Raises:
+        ValueError: `expires_at` has no time zone, or `filename` is empty, longer than 200 characters, or holds a
+            slash, a backslash or a control character.
+    """
+    if expires_at.tzinfo is None:
+        raise ValueError("expires_at needs a time zone")
+    if not _FILENAME.fullmatch(filename):
+        raise ValueError(f"{filename[:80]!r} is no file name")
+
+
 class UrlSigner:
     """Signs and verifies `{base_url}/objects/<key>?expires=<unix seconds>&filename=…&signature=<HMAC-SHA256, hex>`."""
 
@@ -44,14 +57,10 @@ class UrlSigner:
 
         Raises:
             InvalidKey: `key` is no key.
-            ValueError: `expires_at` has no time zone, or `filename` is empty, longer than 200 characters, or holds a
-                slash, a backslash or a control character.
+            ValueError: see `check_link`.
         """
         check_key(key)
-        if expires_at.tzinfo is None:
-            raise ValueError("expires_at needs a time zone")
-        if not _FILENAME.fullmatch(filename):
-            raise ValueError(f"{filename[:80]!r} is no file name")
+        check_link(expires_at, filename)
         expires = str(math.ceil(expires_at.timestamp()))
         parameters = {"expires": expires, "filename": filename, "signature": self._sign(key, expires, filename)}
         return f"{self._base_url}/objects/{quote(key)}?{urlencode(parameters)}"

@@ -170,7 +170,7 @@ def test_sources_tell_where_a_value_came_from(monkeypatch: pytest.MonkeyPatch) -
 def test_sources_mask_passwords(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATABASE_URL", url)
     monkeypatch.setenv("KILLATAMATA_SECRET_KEY", "s3cret" * 8)
-    shown = str(Settings().sources())
+    shown = str([value for value, _ in Settings().sources().values()])
     assert "s3" not in shown
     assert "host" in shown
 
