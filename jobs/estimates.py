@@ -15,7 +15,7 @@ _P90_FACTOR = 1.6
 async def estimate(
     database: Database, pools: Sequence[str], prior_seconds: float, *, besides: UUID | None = None
 ) -> dict[str, Any]:
-    """The `durationEstimate` of a quote, or of the submitted job `besides`, for which it does not wait itself; in seconds."""
+    """The `durationEstimate` in seconds: of a quote, or of the submitted job `besides`, which does not wait for itself."""
     waiting = await database.fetch_value(
         """SELECT coalesce(max(waiting / greatest(slots, 1)), 0) FROM (
              SELECT pool.name, pool.slots, coalesce(sum(queue.cost), 0) AS waiting

@@ -1,0 +1,283 @@
+"""Submit, read and cancel, over a real ledger."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import Any
+from uuid import UUID, uuid4
+
+import asyncpg
+import pytest
+
+from billing.wallets import Balance
+from core.errors import (
+    ApiError,
+    IdempotencyConflict,
+    InsufficientBalance,
+    NotFound,
+    QueueFull,
+    TaskUnavailable,
+)
+from jobs import pools
+from tests.jobs.world import DONE, FAILURE, PRICE, World, ids, submission
+
+NOTHING_LEFT = ("job", "queue", "idempotency", "hold", "event")
+
+
+async def test_a_submit_holds_the_price_and_queues_the_job(world: World) -> None:
+    account = await world.account(credit=1_000)
+    job, replayed = await world.jobs.submit(submission(account, idempotency_key="k"))
+    assert not replayed
+    assert (job.state, job.hold_state, job.amount_micros, job.balance_after) == ("queued", "held", PRICE, 900)
+    assert (job.queue_position, job.sequence, job.progress, job.attempts, job.stages) == (1, 1, 0.0, [], [])
+    assert job.effective_input == {"prompt": "a tree", "seed": 7}
+    assert await world.balance(account) == Balance(900, 100, 0)
+    assert await world.events(job.id) == [("state", {"status": "queued"})]
+
+
+async def test_too_little_money_leaves_nothing_behind(world: World) -> None:
+    account = await world.account(credit=PRICE + PRICE - 1)
+    await world.submit(account)
+    before = await world.counts(*NOTHING_LEFT)
+    flow = await world.database.fetch_row("SELECT * FROM flow")
+    with pytest.raises(InsufficientBalance) as caught:
+        await world.submit(account, idempotency_key="k")
+    assert caught.value.details == {"neededUsd": "0.000100", "availableUsd": "0.000099"}
+    assert await world.counts(*NOTHING_LEFT) == before
+    assert await world.database.fetch_row("SELECT * FROM flow") == flow
+    await world.submit(account, idempotency_key="k", price=99, fingerprint=b"o" * 32)
+
+
+async def test_balance_for_one_of_two_at_once(world: World) -> None:
+    account = await world.account(credit=PRICE)
+    ends = await asyncio.gather(world.submit(account), world.submit(account), return_exceptions=True)
+    assert sorted(type(end).__name__ for end in ends) == ["InsufficientBalance", "Job"]
+    assert await world.balance(account) == Balance(0, PRICE, 0)
+
+
+async def test_50_submits_at_once_with_one_key_are_one_job(world: World) -> None:
+    account = await world.account()
+    ends = await asyncio.gather(
+        *(world.jobs.submit(submission(account, idempotency_key="k")) for _ in range(50)), return_exceptions=True
+    )
+    done = [end for end in ends if not isinstance(end, BaseException)]
+    assert len(done) == 50
+    assert len({job.id for job, _ in done}) == 1
+    assert sum(replayed for _, replayed in done) == 49
+    assert await world.counts("job", "hold", "idempotency") == [1, 1, 1]
+
+
+async def test_a_replay_is_the_first_job_whatever_the_price_is_now(world: World) -> None:
+    account = await world.account(credit=PRICE)
+    first = await world.submit(account, idempotency_key="k")
+    again, replayed = await world.jobs.submit(submission(account, idempotency_key="k", price=7, pools=("gone",)))
+    assert replayed
+    assert again == first
+    await world.succeed(await world.claim_one())
+    ended, replayed = await world.jobs.submit(submission(account, idempotency_key="k"))
+    assert (replayed, ended.id, ended.state, ended.balance_after) == (True, first.id, "succeeded", 0)
+
+
+async def test_another_body_under_the_same_key_is_a_conflict(world: World) -> None:
+    account = await world.account()
+    await world.submit(account, idempotency_key="k")
+    with pytest.raises(IdempotencyConflict):
+        await world.submit(account, idempotency_key="k", fingerprint=b"o" * 32)
+    other = await world.account()
+    assert (await world.jobs.submit(submission(other, idempotency_key="k", fingerprint=b"o" * 32)))[1] is False
+
+
+async def test_replayed_finds_the_job_of_an_earlier_submit(world: World) -> None:
+    account, other = await world.account(), await world.account()
+    body = submission(account, idempotency_key="k")
+    assert await world.jobs.replayed(account, "k", body.fingerprint) is None
+    job, _ = await world.jobs.submit(body)
+    assert await world.jobs.replayed(account, "k", body.fingerprint) == job
+    assert await world.jobs.replayed(account, "K", body.fingerprint) is None
+    assert await world.jobs.replayed(other, "k", body.fingerprint) is None
+    with pytest.raises(IdempotencyConflict):
+        await world.jobs.replayed(account, "k", b"o" * 32)
+
+
+async def test_a_key_is_forgotten_after_24_hours(world: World) -> None:
+    account = await world.account()
+    first = await world.submit(account, idempotency_key="k")
+    await world.database.execute("UPDATE idempotency SET created_at = now() - interval '24 hours 1 second'")
+    assert await world.jobs.replayed(account, "k", b"f" * 32) is None
+    assert await world.jobs.replayed(account, "k", b"o" * 32) is None
+    second, replayed = await world.jobs.submit(submission(account, idempotency_key="k"))
+    assert not replayed
+    assert second.id != first.id
+    assert await world.jobs.replayed(account, "k", b"f" * 32) == second
+
+
+async def test_a_refused_submit_is_no_replay(world: World) -> None:
+    account = await world.account(credit=1)
+    with pytest.raises(InsufficientBalance):
+        await world.submit(account, idempotency_key="k")
+    assert await world.jobs.replayed(account, "k", b"f" * 32) is None
+
+
+async def test_the_queue_has_an_end_that_a_finished_job_moves(world: World) -> None:
+    account = await world.account(concurrency=2, queue_limit=3)
+    for pool in ("gpu", "cpu", "gpu"):
+        await world.submit(account, pools=(pool,))
+    with pytest.raises(QueueFull, match="3 jobs") as caught:
+        await world.submit(account, idempotency_key="k")
+    assert caught.value.headers["Retry-After"] == "30"
+    assert await world.balance(account) == Balance(1_000_000 - 3 * PRICE, 3 * PRICE, 0)
+    await world.serve(1)
+    await world.submit(account, idempotency_key="k")
+
+
+@pytest.mark.parametrize("needed", [("gone",), ("gpu", "gone"), ()])
+async def test_a_pool_that_the_fleet_has_not_is_refused(world: World, needed: tuple[str, ...]) -> None:
+    account = await world.account(credit=PRICE)
+    with pytest.raises(TaskUnavailable, match=r"image\.generate"):
+        await world.submit(account, pools=needed, idempotency_key="k")
+    assert await world.counts(*NOTHING_LEFT) == [0, 0, 0, 0, 0]
+    assert await world.balance(account) == Balance(PRICE, 0, 0)
+
+
+async def test_a_pool_that_left_the_fleet_is_refused_though_it_was_used(world: World) -> None:
+    account = await world.account()
+    waiting = await world.submit(account, pools=("cpu",))
+    await pools.declare(world.database, frozenset({"gpu"}))
+    with pytest.raises(TaskUnavailable):
+        await world.submit(account, pools=("gpu", "cpu"))
+    assert await pools.names(world.database) == ["gpu"]
+    await pools.declare(world.database, frozenset({"gpu", "cpu"}))
+    assert (await world.claim_one("cpu")).job_id == waiting.id
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"price": 0},
+        {"price": -1},
+        {"price": 2**63},
+        {"cost_seconds": 0.0},
+        {"cost_seconds": float("nan")},
+        {"cost_seconds": float("inf")},
+        {"effective_input": {"prompt": "\0"}},
+        {"effective_input": {"prompt": "\ud800"}},
+        {"effective_input": {"size": float("nan")}},
+        {"account_id": uuid4()},
+    ],
+    ids=str,
+)
+async def test_nonsense_from_above_leaves_nothing_behind(world: World, changes: dict[str, Any]) -> None:
+    account = await world.account()
+    body = submission(account, idempotency_key="k", **{k: v for k, v in changes.items() if k != "account_id"})
+    with pytest.raises(asyncpg.PostgresError):
+        await world.jobs.submit(replace(body, account_id=changes.get("account_id", account)))
+    assert await world.counts(*NOTHING_LEFT) == [0, 0, 0, 0, 0]
+    assert await world.database.fetch_value("SELECT max(clock) FROM pool") == 0
+
+
+async def test_a_job_is_only_its_accounts(world: World) -> None:
+    account, other = await world.account(), await world.account()
+    job = await world.submit(account)
+    for missing in ((other, job.id), (account, uuid4())):
+        with pytest.raises(NotFound):
+            await world.jobs.get(*missing)
+        with pytest.raises(NotFound):
+            await world.jobs.cancel(*missing)
+    assert (await world.reread(job)).state == "queued"
+
+
+async def test_queue_positions_count_what_is_served_before(world: World) -> None:
+    account = await world.account(concurrency=3)
+    jobs = [await world.submit(account) for _ in range(4)]
+    assert [(await world.reread(job)).queue_position for job in jobs] == [1, 2, 3, None]
+    lease = await world.claim_one()
+    assert [(await world.reread(job)).queue_position for job in jobs] == [None, 1, 2, None]
+    await world.leases.hand_back(lease, "handed_back", counts=False)
+    assert [(await world.reread(job)).queue_position for job in jobs] == [1, 2, 3, None]
+    other = await world.submit(await world.account())
+    assert (await world.reread(other)).queue_position == 2
+
+
+async def cancel(world: World, job_id: UUID, account: UUID) -> tuple[str, str, bool]:
+    job = await world.jobs.cancel(account, job_id)
+    return job.state, job.hold_state, job.cancel_requested_at is not None
+
+
+async def test_cancel_while_queued_ends_at_once(world: World) -> None:
+    account = await world.account()
+    job = await world.submit(account)
+    assert await cancel(world, job.id, account) == ("cancelled", "released", True)
+    assert await world.claim() == []
+    assert await world.balance(account) == Balance(1_000_000, 0, 0)
+    assert [kind for kind, _ in await world.events(job.id)] == ["state", "cancel_requested", "state"]
+    first = await world.reread(job)
+    assert await cancel(world, job.id, account) == ("cancelled", "released", True)
+    assert await world.reread(job) == first
+
+
+async def test_cancel_while_parked_leaves_the_ready_ones_alone(world: World) -> None:
+    account = await world.account(concurrency=1)
+    ready, parked, later = [await world.submit(account) for _ in range(3)]
+    assert await cancel(world, parked.id, account) == ("cancelled", "released", True)
+    assert await world.queue(account) == ["ready", "parked"]
+    assert ids(await world.serve(9)) == ids([ready, later])
+
+
+async def test_cancel_while_running_asks_and_the_worker_ends_it(world: World) -> None:
+    account = await world.account()
+    await world.submit(account)
+    lease = await world.claim_one()
+    listener = await world.database.listen("job_stop")
+    assert await cancel(world, lease.job_id, account) == ("running", "held", True)
+    assert await asyncio.wait_for(anext(listener), 2) == ("job_stop", str(lease.job_id))
+    assert await world.leases.stop_requested(world.session) == [(lease.job_id, lease.fence)]
+    assert await cancel(world, lease.job_id, account) == ("running", "held", True)
+    assert await world.leases.settle(lease, "cancelled", replace(DONE, stopped_at_step=3)) == "cancelled"
+    job = await world.reread(lease)
+    assert (job.state, job.hold_state, job.stopped_at_step, job.outputs) == ("cancelled", "released", 3, [])
+    assert await world.leases.stop_requested(world.session) == []
+    await listener.close()
+
+
+@pytest.mark.parametrize("state", ["succeeded", "failed"])
+async def test_whatever_comes_after_a_cancel_request_is_a_cancel(world: World, state: Any) -> None:
+    account = await world.account()
+    await world.submit(account)
+    lease = await world.claim_one()
+    await world.jobs.cancel(account, lease.job_id)
+    ended = await world.leases.settle(lease, state, DONE, FAILURE if state == "failed" else None)
+    job = await world.reread(lease)
+    assert (ended, job.state, job.hold_state) == ("cancelled", "cancelled", "released")
+    assert (job.outputs, job.failure, job.upstream) == ([], None, None)
+
+
+@pytest.mark.parametrize("end", ["succeeded", "failed"])
+async def test_cancel_after_the_end_changes_nothing(world: World, end: Any) -> None:
+    account = await world.account()
+    await world.submit(account)
+    lease = await world.claim_one()
+    await world.leases.settle(lease, end, DONE, FAILURE if end == "failed" else None)
+    before = await world.reread(lease)
+    assert await world.jobs.cancel(account, lease.job_id) == before
+    assert before.cancel_requested_at is None
+
+
+async def test_cancels_and_a_success_at_once_agree_on_one_end(world: World) -> None:
+    account = await world.account()
+    for _ in range(10):
+        await world.submit(account)
+        lease = await world.claim_one()
+        *_, ended = await asyncio.gather(
+            *(world.jobs.cancel(account, lease.job_id) for _ in range(3)), world.succeed(lease)
+        )
+        job = await world.reread(lease)
+        assert job.state == ended
+        assert job.hold_state == ("captured" if ended == "succeeded" else "released")
+
+
+async def test_every_error_of_a_submit_is_one_that_callers_know(world: World) -> None:
+    account = await world.account(credit=0)
+    for changes in ({}, {"pools": ("gone",)}):
+        with pytest.raises(ApiError):
+            await world.submit(account, **changes)
