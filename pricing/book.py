@@ -26,8 +26,8 @@ def _decimal(value: object) -> Decimal:
 
 Usd = Annotated[Decimal, BeforeValidator(_decimal)]
 """Dollars, zero or more, with at most twelve decimal places."""
-Least = Annotated[Decimal, BeforeValidator(_decimal), Field(gt=0)]
-"""Dollars, more than zero: nothing is free, because a hold of nothing is none."""
+Least = Annotated[Decimal, BeforeValidator(_decimal), Field(ge=Decimal("0.000001"))]
+"""Dollars, a micro-dollar at least: nothing is free, because nothing cannot be held."""
 Factor = Annotated[Decimal, BeforeValidator(_decimal), Field(ge=1)]
 """A multiplier of a price, never below one: an extra never makes a job cheaper."""
 

@@ -10,7 +10,7 @@ GOOD = """
 version = "mine-2"
 ["image.generate"]
 usd_per_megapixel = "0.0251"
-minimum_usd = "0"
+minimum_usd = "0.005"
 high_detail_factor = "2"
 """
 
@@ -46,8 +46,8 @@ def test_a_book_survives_its_row() -> None:
         ('"0.0251"', '"٣"', "quoted plain decimal"),
         ('"0.0251"', "true", "quoted plain decimal"),
         ('high_detail_factor = "2"', 'high_detail_factor = "0.5"', "greater than or equal to 1"),
-        ('minimum_usd = "0"', 'minimum = "0"', "minimum_usd: Field required"),
-        ('minimum_usd = "0"', 'minimum_usd = "0"\nminimum = "0"', "image.generate › minimum: Extra inputs"),
+        ('minimum_usd = "0.005"', 'minimum = "0"', "minimum_usd: Field required"),
+        ('minimum_usd = "0.005"', 'minimum_usd = "0.005"\nminimum = "0"', "image.generate › minimum: Extra inputs"),
         ('["image.generate"]', '["image.edit"]', "image.edit"),
         ('["image.generate"]', "[image_generate]", "image_generate"),
         ("version", "version = ", "no valid TOML"),

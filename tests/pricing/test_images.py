@@ -82,6 +82,7 @@ def test_an_unknown_task_has_no_price() -> None:
 
 SIDES = st.integers(8, 512).map(lambda steps: steps * 32)
 RATES = st.decimals(min_value=0, max_value=100, places=7)
+MINIMA = st.decimals(min_value="0.000001", max_value=100, places=7)
 BOOKS = st.builds(
     lambda rate, minimum, factor: PriceBook(
         version="test",
@@ -92,7 +93,7 @@ BOOKS = st.builds(
         },
     ),
     RATES,
-    RATES,
+    MINIMA,
     st.decimals(min_value=1, max_value=9, places=5),
 )
 
