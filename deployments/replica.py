@@ -10,7 +10,7 @@ import asyncio
 import os
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import asyncpg
@@ -68,7 +68,7 @@ class Replica:
         self._moved_at: float | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def run(self, call: Call) -> AsyncIterator[Message]:
+    async def run(self, call: Call) -> AsyncGenerator[Message]:
         """Work on one call; the stream ends with `Finished`, `Halted` or `Faulted`."""
         messages: asyncio.Queue[Message] = asyncio.Queue()
         stop = threading.Event()

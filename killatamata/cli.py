@@ -366,7 +366,7 @@ def _interruptible(work: Callable[[Settings], Awaitable[int]]) -> int:
 def main() -> None:
     """The command's entry."""
     try:
-        code = app(result_action="return_value")
+        code = app(sys.argv[1:], result_action="return_value")
     except ValidationError as error:
         for problem in error.errors():
             name = "_".join(str(part) for part in problem["loc"]).upper()

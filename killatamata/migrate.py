@@ -74,17 +74,21 @@ async def migrate(url: str) -> None:
     Raises:
         OldServer: the server is older than PostgreSQL 15.
         OSError: the server is not reachable.
+        asyncpg.PostgresError: the server refuses the user or has no such database.
     """
+    # Connected here, so that a wrong password or name is the driver's error and not one wrapped by SQLAlchemy.
+    raw = await asyncpg.connect(url, timeout=10)
 
-    async def connect(*_: Any, **__: Any) -> asyncpg.Connection:
-        return await asyncpg.connect(url, timeout=10)
+    async def connected(*_: Any, **__: Any) -> asyncpg.Connection:
+        return raw
 
-    engine = create_async_engine("postgresql+asyncpg://", async_creator=connect, poolclass=NullPool)
+    engine = create_async_engine("postgresql+asyncpg://", async_creator=connected, poolclass=NullPool)
     try:
         async with engine.begin() as connection:
             await connection.run_sync(_migrate)
     finally:
         await engine.dispose()
+        await raw.close()
 
 
 def migrate_now(url: str) -> None:

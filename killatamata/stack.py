@@ -150,6 +150,7 @@ class Stack:
         self._start_ingress()
         async with self._timed("Ray"):
             self._start_ray()
+        self._record_children()
         async with self._timed("fleet") as detail:
             detail.append(settings.fleet)
             await self._apply(fleet)
@@ -169,7 +170,6 @@ class Stack:
             if self._ingress is not None and self._ingress.poll() is not None:
                 log.error("the ingress ended; starting it again", code=self._ingress.returncode)
                 self._start_ingress()
-                self._record_children()
             if self._postgres is not None and self._postgres.pid is None:
                 log.error("PostgreSQL ended; starting it again")
                 await asyncio.to_thread(self._postgres.start)
@@ -215,6 +215,7 @@ class Stack:
             pass_fds=[self._socket.fileno()],
             start_new_session=True,
         )
+        self._record_children()
 
     def _start_ray(self) -> None:
         from cluster import bring_up

@@ -1,0 +1,489 @@
+"""A dispatcher in this process, over a real database; its replicas are a double of the Serve handle."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import AsyncIterator
+from typing import Any
+
+import asyncpg
+import numpy as np
+import pytest
+from ray.exceptions import ActorDiedError, RayError
+
+from cluster import conversation, dispatcher, fleet
+from cluster.dispatcher import Dispatcher, app
+from cluster.steps import Steps
+from core.database import Database
+from deployments.messages import Call, Faulted, Halted, Message, Progress
+from jobs import leases
+from jobs.leases import Leases, Outcome
+from jobs.models import Job
+from media.errors import InvalidMedia
+from tests.cluster.doubles import (
+    RELEASED,
+    STARTED,
+    Answer,
+    HandleDouble,
+    Stoppable,
+    finished,
+    silence,
+)
+from tests.leasing import CREDIT, PRICE, job_of, money, outcomes, submitted, until_true
+
+POOL = "qwen-image"
+INPUT = {
+    "prompt": "a fox",
+    "negativePrompt": "",
+    "width": 64,
+    "height": 64,
+    "outputFormat": "webp",
+    "highDetail": False,
+    "referenceImages": [],
+    "seed": 7,
+}
+
+
+class Made:
+    """A picture as an engine gives it."""
+
+    pixels = np.arange(64 * 64 * 3, dtype=np.uint8).reshape(64, 64, 3)
+
+
+async def painting(call: Call) -> AsyncIterator[Message]:
+    """An engine that makes a picture."""
+    yield STARTED
+    yield Progress(1, 1)
+    yield finished(Made())
+
+
+def in_turn(*answers: Answer) -> Answer:
+    """The first call gets the first answer, and so on; the last one stays."""
+    left = list(answers)
+
+    def answer(call: Call) -> AsyncIterator[Message]:
+        return (left.pop(0) if len(left) > 1 else left[0])(call)
+
+    return answer
+
+
+async def dying(call: Call) -> AsyncIterator[Message]:
+    yield STARTED
+    yield Progress(1, 3)
+    raise ActorDiedError
+
+
+async def faulty(call: Call) -> AsyncIterator[Message]:
+    yield STARTED
+    yield Faulted("non_finite_output", "NaN in the latents", 0.5, recycle=True)
+
+
+async def halting(call: Call) -> AsyncIterator[Message]:
+    yield STARTED
+    yield Halted(1, 0.2, RELEASED)
+
+
+class Dispatching:
+    """A way to start dispatchers, and their end."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.started: list[Dispatcher] = []
+        self._patch = monkeypatch
+
+    def start(self, answer: Answer = painting) -> HandleDouble:
+        handle = HandleDouble(answer)
+        self._patch.setattr("cluster.conversation.serve.get_app_handle", handle)
+        self.started.append(Dispatcher())
+        return handle
+
+    async def end(self) -> None:
+        for each in self.started:
+            each._main.cancel()
+        await asyncio.gather(*(each._main for each in self.started), return_exceptions=True)
+        for each in self.started:
+            await each._database.close()
+
+
+@pytest.fixture
+async def dispatching(
+    ray_cluster: None,
+    cluster_settings: dict[str, str],
+    database: Database,
+    database_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> AsyncIterator[Dispatching]:
+    for name, value in {**cluster_settings, "KILLATAMATA_DATABASE_URL": database_url}.items():
+        monkeypatch.setenv(name, value)
+
+    async def slots() -> dict[str, int]:
+        return {POOL: 2}
+
+    monkeypatch.setattr(fleet, "slots", slots)
+    for name in ("_RECYCLE_SECONDS", "_UNAVAILABLE_SECONDS", "_RETRY_SECONDS"):
+        monkeypatch.setattr(dispatcher, name, 0.05)
+    made = Dispatching(monkeypatch)
+    yield made
+    await made.end()
+
+
+async def ended(database: Database, job: Job) -> Job:
+    async def look() -> Job | None:
+        found = await job_of(database, job)
+        return found if found.finished_at else None
+
+    found: Job = await until_true(look, f"the end of job {job.id}")
+    return found
+
+
+async def test_a_job_is_made_published_and_paid_once(dispatching: Dispatching, database: Database) -> None:
+    dispatching.start()
+    job = await ended(database, await submitted(database, POOL, INPUT))
+    assert (job.state, job.progress, job.failure) == ("succeeded", 1.0, None)
+    (output,) = job.outputs
+    assert (output["role"], output["mimeType"], output["width"], output["height"]) == ("primary", "image/webp", 64, 64)
+    assert (job.engine, job.weights_digest, job.stand_in) == ("double", "sha256:00", True)
+    assert job.upstream == {"seed": 7}
+    assert [stage.name for stage in job.stages] == [POOL, "encode", "publish"]
+    assert (outcomes(job), job.attempts[0].replica) == (["succeeded"], "replica-1")
+    assert await money(database, job) == (CREDIT - PRICE, 0)
+
+
+async def test_an_engine_that_fails_three_times_fails_the_job_at_no_cost(
+    dispatching: Dispatching, database: Database
+) -> None:
+    handle = dispatching.start(faulty)
+    job = await ended(database, await submitted(database, POOL, INPUT))
+    assert job.state == "failed"
+    assert job.failure is not None
+    assert (job.failure["code"], job.failure["retryable"]) == ("non_finite_output", True)
+    assert "NaN" not in job.failure["message"]
+    assert outcomes(job) == ["non_finite_output"] * 3
+    assert len({stream.call.fence for stream in handle.streams}) == len(handle.streams) == 3
+    assert await money(database, job) == (CREDIT, 0)
+
+
+async def test_a_job_whose_replica_was_killed_succeeds_in_its_second_attempt_at_one_charge(
+    dispatching: Dispatching, database: Database
+) -> None:
+    dispatching.start(in_turn(dying, painting))
+    job = await ended(database, await submitted(database, POOL, INPUT))
+    assert (job.state, outcomes(job)) == ("succeeded", ["replica_died", "succeeded"])
+    assert await money(database, job) == (CREDIT - PRICE, 0)
+
+
+async def test_waiting_for_a_replica_counts_as_no_attempt(
+    dispatching: Dispatching, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conversation, "REPLICA_WAIT_SECONDS", 0.05)
+
+    async def stillborn(call: Call) -> AsyncIterator[Message]:
+        if call.fence:
+            raise ActorDiedError
+        yield STARTED
+
+    dispatching.start(in_turn(silence, stillborn, silence, stillborn, painting))
+    job = await ended(database, await submitted(database, POOL, INPUT))
+    assert job.state == "succeeded"
+    assert outcomes(job) == ["cluster_unavailable"] * 4 + ["succeeded"]
+
+
+async def test_a_halt_that_nobody_asked_for_gives_the_job_back_and_not_at_once(
+    dispatching: Dispatching, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatcher, "_UNAVAILABLE_SECONDS", 0.4)
+    handle = dispatching.start(in_turn(halting, painting))
+    job = await ended(database, await submitted(database, POOL, INPUT))
+    assert (job.state, outcomes(job)) == ("succeeded", ["stopped", "succeeded"])
+    first, second = job.attempts
+    assert len(handle.streams) == 2
+    assert (second.started_at - first.started_at).total_seconds() >= 0.4
+
+
+async def test_a_cancelled_running_job_ends_when_its_engine_has_stopped(
+    dispatching: Dispatching, database: Database
+) -> None:
+    engine = Stoppable()
+    dispatching.start(engine.answer)
+    job = await submitted(database, POOL, INPUT)
+    await engine.began.wait()
+    await database.execute("SELECT cancel($1, $2)", job.account_id, job.id)
+    await asyncio.sleep(0.2)
+    assert (await job_of(database, job)).finished_at is None, "the engine still holds its GPU"
+    engine.lost.set()
+    found = await ended(database, job)
+    assert (found.state, found.stopped_at_step, found.gpu_released_at) == ("cancelled", 2, RELEASED)
+    assert await money(database, found) == (CREDIT, 0)
+
+
+async def test_a_cancelled_job_that_no_replica_took_ends_at_once(dispatching: Dispatching, database: Database) -> None:
+    handle = dispatching.start(silence)
+    job = await submitted(database, POOL, INPUT)
+    await until_true(lambda: handle.streams, "the call")
+    await database.execute("SELECT cancel($1, $2)", job.account_id, job.id)
+    found = await ended(database, job)
+    assert (found.state, found.stopped_at_step) == ("cancelled", None)
+    assert handle.streams[0].cancelled
+
+
+async def test_media_that_cannot_be_used_fail_the_job_at_once(
+    dispatching: Dispatching, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def chain(steps: Steps) -> Outcome:
+        raise InvalidMedia("The picture is broken.")
+
+    monkeypatch.setattr(dispatcher, "CHAINS", {"test": (chain,)})
+    dispatching.start()
+    job = await ended(database, await submitted(database, POOL, task="test"))
+    assert job.failure == {"code": "invalid_media", "message": "The picture is broken.", "retryable": False}
+    assert len(job.attempts) == 1
+    assert await money(database, job) == (CREDIT, 0)
+
+
+async def test_a_step_of_ours_that_breaks_is_tried_three_times(
+    dispatching: Dispatching, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def chain(steps: Steps) -> Outcome:
+        raise ZeroDivisionError("with a prompt in its text")
+
+    monkeypatch.setattr(dispatcher, "CHAINS", {"test": (chain,)})
+    dispatching.start()
+    job = await ended(database, await submitted(database, POOL, task="test"))
+    assert job.failure is not None
+    assert job.failure["code"] == "step_failed"
+    assert "prompt" not in job.failure["message"]
+    assert outcomes(job) == ["step_failed"] * 3
+
+
+async def test_a_task_without_a_chain_fails_and_does_not_hang(dispatching: Dispatching, database: Database) -> None:
+    dispatching.start()
+    job = await ended(database, await submitted(database, POOL, task="of another version"))
+    assert job.state == "failed"
+    assert await money(database, job) == (CREDIT, 0)
+
+
+@pytest.mark.parametrize("unwritable", [object(), math.nan], ids=["no JSON", "NaN"])
+async def test_an_outcome_that_cannot_be_written_is_a_failed_attempt_and_no_job_without_end(
+    dispatching: Dispatching, database: Database, monkeypatch: pytest.MonkeyPatch, unwritable: Any
+) -> None:
+    async def chain(steps: Steps) -> Outcome:
+        return Outcome(upstream={"seconds": unwritable})
+
+    monkeypatch.setattr(dispatcher, "CHAINS", {"test": (chain,)})
+    dispatching.start()
+    job = await ended(database, await submitted(database, POOL, task="test"))
+    assert (job.state, outcomes(job)) == ("failed", ["step_failed"] * 3)
+    assert await money(database, job) == (CREDIT, 0)
+
+
+async def test_a_drain_hands_back_and_claims_nothing_until_it_is_over(
+    dispatching: Dispatching, database: Database
+) -> None:
+    handle = dispatching.start(in_turn(Stoppable().answer, painting))
+    job = await submitted(database, POOL, INPUT)
+    await until_true(lambda: handle.streams, "the call")
+    await leases.drain(database, 0)
+    found = await job_of(database, job)
+    assert (found.state, outcomes(found)) == ("queued", ["handed_back"])
+    await asyncio.sleep(1.0)
+    assert len(handle.streams) == 1
+    assert handle.streams[0].cancelled
+    await leases.resume(database)
+    found = await ended(database, job)
+    assert (found.state, outcomes(found)) == ("succeeded", ["handed_back", "succeeded"])
+
+
+async def test_a_session_that_was_reclaimed_is_left_with_all_its_work(
+    dispatching: Dispatching, database: Database
+) -> None:
+    handle = dispatching.start(in_turn(Stoppable().answer, painting))
+    job = await submitted(database, POOL, INPUT)
+    await until_true(lambda: handle.streams, "the call")
+    (session,) = await database.fetch("SELECT id FROM session WHERE ended_at IS NULL")
+    await Leases(database).close_session(session["id"])
+    found = await ended(database, job)
+    assert (found.state, len(found.attempts)) == ("succeeded", 2)
+    assert handle.streams[0].cancelled
+    assert await money(database, found) == (CREDIT - PRICE, 0)
+    await dispatching.started[0].check_health()
+
+
+async def test_a_dispatcher_whose_beats_hang_stops_its_jobs(
+    dispatching: Dispatching, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatcher, "SESSION_EXPIRY_SECONDS", 1.0)
+    handle = dispatching.start(Stoppable().answer)
+    await submitted(database, POOL, INPUT)
+    await until_true(lambda: handle.streams, "the call")
+
+    async def swallowed(*_: Any) -> None:
+        await asyncio.sleep(3600)
+
+    monkeypatch.setattr(Leases, "beat", swallowed)
+    await until_true(lambda: handle.streams[0].cancelled, "the call cancelled", 4)
+
+
+async def test_short_outages_of_the_database_disturb_no_running_job(
+    dispatching: Dispatching, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = Stoppable()
+
+    async def lasting(call: Call) -> AsyncIterator[Message]:
+        async for message in engine.answer(call):
+            if isinstance(message, Halted):
+                yield finished(Made())
+            else:
+                yield message
+
+    handle = dispatching.start(lasting)
+    job = await submitted(database, POOL, INPUT)
+    await engine.began.wait()
+    real_claim, real_beat = Leases.claim, Leases.beat
+
+    async def away(*_: Any) -> None:
+        raise asyncpg.CannotConnectNowError("the database system is starting up")
+
+    monkeypatch.setattr(Leases, "claim", away)
+    monkeypatch.setattr(Leases, "beat", away)
+    await asyncio.sleep(2.5)
+    monkeypatch.setattr(Leases, "claim", real_claim)
+    monkeypatch.setattr(Leases, "beat", real_beat)
+    assert not handle.streams[0].cancelled
+    engine.lost.set()
+    found = await ended(database, job)
+    assert (found.state, len(found.attempts)) == ("succeeded", 1)
+
+
+async def test_a_claim_whose_answer_was_lost_leaves_no_job_behind_and_harms_no_other(
+    dispatching: Dispatching, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = Stoppable()
+    handle = dispatching.start(in_turn(engine.answer, painting))
+    running = await submitted(database, POOL, INPUT)
+    await engine.began.wait()
+    real_claim = Leases.claim
+    lost: list[Any] = []
+
+    async def claim(self: Leases, pool: str, most: int, session: int) -> Any:
+        got = await real_claim(self, pool, most, session)
+        if got and not lost:
+            lost.extend(got)
+            raise asyncpg.ConnectionDoesNotExistError("connection was closed in the middle of operation")
+        return got
+
+    monkeypatch.setattr(Leases, "claim", claim)
+    job = await ended(database, await submitted(database, POOL, INPUT))
+    assert [lease.job_id for lease in lost] == [job.id]
+    assert (job.state, outcomes(job)) == ("succeeded", ["claim_lost", "succeeded"])
+    assert (await job_of(database, running)).attempts[0].ended_at is None
+    assert not handle.streams[0].cancelled
+
+
+async def test_a_job_claimed_again_before_its_first_lease_was_put_away_can_still_be_stopped(
+    dispatching: Dispatching, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Leases.hand_back
+    lost: list[str] = []
+
+    async def hand_back(self: Leases, *arguments: Any, **named: Any) -> Any:
+        done = await real(self, *arguments, **named)
+        if not lost:
+            lost.append(done)
+            raise asyncpg.ConnectionDoesNotExistError("the answer is lost")
+        return done
+
+    monkeypatch.setattr(Leases, "hand_back", hand_back)
+    engine = Stoppable()
+    dispatching.start(in_turn(dying, engine.answer))
+    job = await submitted(database, POOL, INPUT)
+    await engine.began.wait()
+    await asyncio.sleep(0.8)
+    assert lost == ["queued"]
+    assert len(dispatching.started[0]._running) == 1, "the end of the first lease must not forget the second"
+    await database.execute("SELECT cancel($1, $2)", job.account_id, job.id)
+    engine.lost.set()
+    assert (await ended(database, job)).state == "cancelled"
+
+
+async def test_no_trouble_around_the_loops_ends_them(
+    dispatching: Dispatching, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def no_controller() -> dict[str, int]:
+        raise RayError("the controller is away")
+
+    monkeypatch.setattr(fleet, "slots", no_controller)
+    dispatching.start()
+    await asyncio.sleep(0.5)
+    await database.execute("SELECT pg_notify('job_stop', 'no uuid at all')")
+    await asyncio.sleep(0.5)
+    await dispatching.started[0].check_health()
+    assert (await ended(database, await submitted(database, POOL, INPUT))).state == "succeeded"
+    await database.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    )
+    assert (await ended(database, await submitted(database, POOL, INPUT))).state == "succeeded"
+    await dispatching.started[0].check_health()
+
+
+async def test_a_serve_that_stays_silent_makes_the_dispatcher_unhealthy(
+    dispatching: Dispatching, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def hanging() -> dict[str, int]:
+        raise TimeoutError
+
+    monkeypatch.setattr(fleet, "slots", hanging)
+    dispatching.start()
+    (started,) = dispatching.started
+    await started.check_health()
+    await until_true(lambda: started._unanswered >= dispatcher.UNANSWERED_MOST, "three questions")
+    with pytest.raises(RuntimeError, match="Serve does not answer"):
+        await started.check_health()
+
+
+async def test_a_dispatcher_that_does_not_turn_or_has_ended_is_unhealthy(
+    dispatching: Dispatching, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dispatching.start()
+    (started,) = dispatching.started
+    await started.check_health()
+    monkeypatch.setattr(dispatcher, "STUCK_SECONDS", -1)
+    with pytest.raises(RuntimeError, match="does not turn"):
+        await started.check_health()
+    started._main.cancel()
+    await asyncio.wait({started._main})
+    with pytest.raises((RuntimeError, asyncio.CancelledError)):
+        await started.check_health()
+
+
+async def test_two_dispatchers_share_the_queue_and_one_of_them_leads(
+    dispatching: Dispatching, database: Database
+) -> None:
+    first, second = dispatching.start(), dispatching.start()
+    jobs = [await submitted(database, POOL, INPUT) for _ in range(6)]
+    found = [await ended(database, job) for job in jobs]
+    assert [outcomes(job) for job in found] == [["succeeded"]] * 6
+    assert len(first.streams) + len(second.streams) == 6
+    leaders = await database.fetch_value(
+        "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted AND objid = $1"
+        " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())",
+        dispatcher._ELECTION_LOCK,
+    )
+    assert leaders == 1
+
+
+async def test_no_task_is_left_when_a_dispatcher_ends(dispatching: Dispatching, database: Database) -> None:
+    before = asyncio.all_tasks()
+    handle = dispatching.start(Stoppable().answer)
+    await submitted(database, POOL, INPUT)
+    await until_true(lambda: handle.streams, "the call")
+    await dispatching.end()
+    dispatching.started.clear()
+    await until_true(lambda: asyncio.all_tasks() <= before, "every task of the dispatcher ended", 5)
+    assert handle.streams[0].cancelled
+
+
+def test_a_dispatcher_takes_no_args(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert app({})._bound_deployment.name == "Dispatcher"
+    with pytest.raises(ValueError, match="takes no args"):
+        app({"pool": "x"})

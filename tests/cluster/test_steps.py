@@ -1,0 +1,303 @@
+"""Steps over a real database and real Ray tasks; the model step speaks to a double of the Serve handle."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import io
+import os
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import asyncpg
+import numpy as np
+import pytest
+from PIL import Image
+
+from cluster import work
+from cluster.conversation import EngineFailed, JobStopped
+from cluster.steps import LeaseLost, StepFailed, Steps
+from core.database import Database
+from core.egress import FetchFailed
+from core.settings import Settings
+from deployments.messages import Call, Faulted, Message, Progress
+from jobs.leases import Leases
+from media.errors import InvalidMedia, UnsupportedMedia
+from storage.factory import open_store
+from tests.cluster.doubles import STARTED, HandleDouble, finished, success
+from tests.leasing import cancelled, job_of, leased, new_pool, session, until_true
+
+
+def png(colour: tuple[int, int, int] = (200, 30, 30), size: tuple[int, int] = (24, 16)) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", size, colour).save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.fixture(scope="module")
+def web() -> Iterator[str]:
+    """A web server of pictures on the loopback interface."""
+    pages = {"/red.png": png(), "/blue.png": png((0, 0, 255)), "/words": b"no picture", "/cut.png": png()[:60]}
+
+    class Pages(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            page = pages.get(self.path)
+            self.send_response(200 if page else 404)
+            self.send_header("Content-Length", str(len(page or b"")))
+            self.end_headers()
+            self.wfile.write(page or b"")
+
+        def log_message(self, *_: Any) -> None:
+            return
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Pages)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture
+async def under(ray_cluster: None, cluster_database: Database) -> AsyncIterator[Steps]:
+    async with session(cluster_database) as number:
+        lease = await leased(cluster_database, number, new_pool())
+        yield Steps(lease, Leases(cluster_database))
+
+
+def sleeper(seconds: float) -> str:
+    time.sleep(seconds)
+    return "slept"
+
+
+def broken() -> None:
+    raise KeyError("a bug of ours")
+
+
+def crashing() -> None:
+    os._exit(7)
+
+
+def complaining() -> None:
+    raise InvalidMedia("The picture is broken.")
+
+
+async def test_references_are_fetched_from_urls_and_inline_in_order(under: Steps, web: str) -> None:
+    inline = {"dataBase64": base64.b64encode(png((0, 255, 0))).decode(), "mimeType": "image/png"}
+    found = await under.fetch([f"{web}/red.png", inline, f"{web}/blue.png"])
+    assert [tuple(int(part) for part in picture[0, 0]) for picture in found] == [
+        (200, 30, 30),
+        (0, 255, 0),
+        (0, 0, 255),
+    ]
+    assert {(picture.shape, picture.dtype.name) for picture in found} == {((16, 24, 3), "uint8")}
+
+
+async def test_nothing_to_fetch_is_no_step(under: Steps, cluster_database: Database) -> None:
+    assert await under.fetch([]) == []
+    assert (await job_of(cluster_database, under.lease)).stages == []
+
+
+@pytest.mark.parametrize(
+    ("path", "error", "text"),
+    [
+        ("/words", UnsupportedMedia, "This is neither a PNG, a JPEG nor a WebP picture; convert it to one of them."),
+        ("/nowhere", FetchFailed, "The URL's server answered with status 404 instead of 200."),
+    ],
+)
+async def test_the_callers_faults_come_through_as_they_are(
+    under: Steps, web: str, path: str, error: type[Exception], text: str
+) -> None:
+    with pytest.raises(error) as raised:
+        await under.fetch([web + path])
+    assert type(raised.value) is error
+    assert str(raised.value) == text, "a worker's traceback is nothing for a caller"
+
+
+async def test_a_broken_picture_is_the_callers_fault_too(under: Steps, web: str) -> None:
+    with pytest.raises(InvalidMedia, match="broken or cut off"):
+        await under.fetch([f"{web}/cut.png"])
+
+
+async def test_a_private_address_that_nobody_allowed_is_not_fetched(under: Steps) -> None:
+    with pytest.raises(FetchFailed, match="no public address"):
+        await under.fetch(["http://10.0.0.1/picture.png"])
+
+
+async def test_an_image_is_encoded_published_and_hashed(
+    under: Steps, in_cluster: None, cluster_database: Database
+) -> None:
+    class Made:
+        pixels = np.full((64, 64, 3), 90, dtype=np.uint8)
+
+    content = await under.cpu("encode", work.encode_image, Made(), "png", 96, 32)
+    with Image.open(io.BytesIO(content)) as picture:
+        assert (picture.size, picture.format) == ((96, 32), "PNG")
+    (artifact,) = await under.publish({"image.png": (content, "image/png")})
+    key = f"jobs/{under.lease.job_id}/{under.lease.fence}/image.png"
+    assert artifact == {
+        "key": key,
+        "mimeType": "image/png",
+        "bytes": len(content),
+        "sha256": hashlib.sha256(content).hexdigest(),
+    }
+    assert open_store(Settings(), base_url="").read(key) == content
+    stages = (await job_of(cluster_database, under.lease)).stages
+    assert [(stage.name, stage.gpu_seconds) for stage in stages] == [("encode", 0.0), ("publish", 0.0)]
+    assert all(stage.ended_at is not None and stage.ended_at > stage.started_at for stage in stages)
+
+
+async def test_a_stop_ends_a_cpu_step_at_once_and_begins_no_other(under: Steps) -> None:
+    running = asyncio.create_task(under.cpu("slow", sleeper, 30))
+    await asyncio.sleep(1.0)
+    began = time.monotonic()
+    under.stop()
+    with pytest.raises(JobStopped):
+        await running
+    assert time.monotonic() - began < 2
+    with pytest.raises(JobStopped):
+        await under.cpu("next", sleeper, 0)
+
+
+@pytest.mark.parametrize(("task", "text"), [(broken, "a bug of ours"), (crashing, "crashed|died")])
+async def test_a_step_that_breaks_on_our_side_is_a_failed_step(under: Steps, task: Any, text: str) -> None:
+    with pytest.raises(StepFailed, match=text):
+        await under.cpu("step", task)
+
+
+async def test_media_errors_of_any_step_are_the_callers(under: Steps) -> None:
+    with pytest.raises(InvalidMedia) as raised:
+        await under.cpu("probe", complaining)
+    assert str(raised.value) == "The picture is broken."
+
+
+async def test_a_late_fence_begins_no_step(under: Steps, cluster_database: Database) -> None:
+    await Leases(cluster_database).hand_back(under.lease, "test", counts=False)
+    with pytest.raises(LeaseLost):
+        await under.cpu("step", sleeper, 0)
+    assert (await job_of(cluster_database, under.lease)).stages == []
+
+
+async def test_the_model_step_notes_gpu_seconds_and_progress(
+    under: Steps, cluster_database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handle = HandleDouble(success)
+    monkeypatch.setattr("cluster.conversation.serve.get_app_handle", handle)
+    made = await under.model("qwen-image", "request")
+    assert (made.result, made.replica, made.engine) == ("made", "replica-1", "double")
+    assert handle.streams[0].call == Call(under.lease.job_id, under.lease.fence, "request")
+    job = await job_of(cluster_database, under.lease)
+    assert [(stage.name, stage.gpu_seconds) for stage in job.stages] == [("qwen-image", 1.5)]
+    assert 0 < job.progress < 1
+
+
+async def test_progress_is_written_at_most_twice_a_second_and_never_falls(
+    under: Steps, cluster_database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def steady(call: Call) -> AsyncIterator[Message]:
+        yield STARTED
+        for step in range(1, 61):
+            await asyncio.sleep(0.02)
+            yield Progress(step, 60)
+        yield finished()
+
+    monkeypatch.setattr("cluster.conversation.serve.get_app_handle", HandleDouble(steady))
+    began = time.monotonic()
+    await under.model("pool", "request")
+    spent = time.monotonic() - began
+    rows = await cluster_database.fetch(
+        "SELECT data ->> 'progress' AS share FROM event WHERE job_id = $1 AND type = 'progress' ORDER BY seq",
+        under.lease.job_id,
+    )
+    shares = [float(row["share"]) for row in rows]
+    assert 2 <= len(shares) <= spent * 2 + 1
+    assert shares == sorted(shares)
+    assert shares[-1] <= 0.95
+
+
+async def test_progress_under_a_late_fence_ends_the_call(
+    under: Steps, cluster_database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def overtaken(call: Call) -> AsyncIterator[Message]:
+        yield STARTED
+        await Leases(cluster_database).hand_back(under.lease, "test", counts=False)
+        yield Progress(1, 2)
+        await asyncio.sleep(60)
+
+    handle = HandleDouble(overtaken)
+    monkeypatch.setattr("cluster.conversation.serve.get_app_handle", handle)
+    with pytest.raises(LeaseLost):
+        await under.model("pool", "request")
+    assert handle.streams[0].cancelled
+
+
+async def test_a_faults_gpu_time_is_noted(
+    under: Steps, cluster_database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def faulty(call: Call) -> AsyncIterator[Message]:
+        yield STARTED
+        yield Faulted("blank_output", "grey", 2.25, recycle=False)
+
+    monkeypatch.setattr("cluster.conversation.serve.get_app_handle", HandleDouble(faulty))
+    with pytest.raises(EngineFailed):
+        await under.model("pool", "request")
+    (stage,) = (await job_of(cluster_database, under.lease)).stages
+    assert (stage.gpu_seconds, stage.ended_at is not None) == (2.25, True)
+
+
+class Gone(Leases):
+    """A double of a database that goes away when `away` is set."""
+
+    away = False
+
+    async def stage_end(self, *_: Any) -> None:
+        if self.away:
+            raise asyncpg.ConnectionDoesNotExistError("the server is gone")
+
+
+async def test_a_cancelled_step_does_not_wait_for_a_database_that_is_away(
+    ray_cluster: None, cluster_database: Database
+) -> None:
+    async with session(cluster_database) as number:
+        lease = await leased(cluster_database, number, new_pool())
+        leases = Gone(cluster_database)
+        waiting = asyncio.create_task(Steps(lease, leases).cpu("slow", sleeper, 30))
+        await until_true(lambda: stage_count(cluster_database, lease), "the step begun")
+        leases.away = True
+        began = time.monotonic()
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        assert time.monotonic() - began < 1
+
+
+async def test_a_finished_step_waits_for_the_database_until_its_task_is_cancelled(
+    ray_cluster: None, cluster_database: Database
+) -> None:
+    async with session(cluster_database) as number:
+        lease = await leased(cluster_database, number, new_pool())
+        leases = Gone(cluster_database)
+        leases.away = True
+        waiting = asyncio.create_task(Steps(lease, leases).cpu("quick", sleeper, 0))
+        await asyncio.sleep(1.5)
+        assert not waiting.done()
+        leases.away = False
+        assert await asyncio.wait_for(waiting, 5) == "slept"
+
+
+async def stage_count(database: Database, lease: Any) -> int:
+    return len((await job_of(database, lease)).stages)
+
+
+async def test_await_stop_returns_with_the_stop_or_with_its_patience(under: Steps, cluster_database: Database) -> None:
+    began = time.monotonic()
+    await under.await_stop(0.2)
+    assert 0.2 <= time.monotonic() - began < 1
+    asyncio.get_running_loop().call_later(0.1, under.stop)
+    await asyncio.wait_for(under.await_stop(60), 5)
+    await cancelled(cluster_database, under.lease)

@@ -1,0 +1,222 @@
+"""The replica in this process, without Serve: what a call ends with, whatever goes wrong around the engine."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from core.database import Database
+from deployments import replica as replica_module
+from deployments.messages import Call, End, Faulted, Finished, Halted, Message, Progress, Started
+from deployments.replica import ReplicaArgs
+from jobs import permits
+from models import registry
+from models.base import NotReady
+from tests.deployments.recording import Ask, Journal, RecordingReplica
+from tests.leasing import cancelled, leased, new_pool, session, until_true
+
+ARGS = {"pool": "qwen-image", "engine": "qwen-image", "weights": "tiny:qwen-image"}
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Journal:
+    return Journal(tmp_path)
+
+
+@pytest.fixture
+async def replica(
+    in_cluster: None, journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[RecordingReplica]:
+    monkeypatch.setattr(registry, "ENGINES", registry.ENGINES)
+    made = RecordingReplica(ReplicaArgs(pool="p", engine="recording", weights=f"dir:{journal.folder}"))
+    yield made
+    for task in made._tasks:
+        task.cancel()
+    await asyncio.gather(*made._tasks, return_exceptions=True)
+    if made._database is not None:
+        await made._database.close()
+
+
+@pytest.fixture
+async def call(cluster_database: Database) -> AsyncIterator[Callable[[Ask], Any]]:
+    async with session(cluster_database) as number:
+
+        async def make(ask: Ask) -> Call:
+            lease = await leased(cluster_database, number, new_pool())
+            return Call(lease.job_id, lease.fence, ask)
+
+        yield make
+
+
+async def said(replica: RecordingReplica, call: Call) -> list[Message]:
+    return [message async for message in replica.run(call)]
+
+
+async def test_calls_never_overlap_however_they_come_and_go(
+    replica: RecordingReplica, journal: Journal, call: Callable[[Ask], Any]
+) -> None:
+    chance = random.Random(4)
+    calls = [await call(Ask(f"call {number}", steps=20, step_s=0.005, lag_s=0.02)) for number in range(12)]
+
+    async def come_and_go(one: Call) -> None:
+        await asyncio.sleep(chance.uniform(0, 0.3))
+        patience = chance.choice([0.05, 0.2, 30.0])
+        async with aclosing(replica.run(one)) as stream:
+            try:
+                async with asyncio.timeout(patience):
+                    async for _ in stream:
+                        pass
+            except TimeoutError:
+                pass
+
+    await asyncio.gather(*(come_and_go(one) for one in calls))
+    await until_true(lambda: not replica._lock.locked(), "the engine at rest")
+    stays = sorted(
+        (journal.at(one.request.name, "enter"), journal.at(one.request.name, "leave"))
+        for one in calls
+        if journal.events(one.request.name, "enter")
+    )
+    assert len(stays) > 3
+    assert all(left <= entered for (_, left), (entered, _) in pairwise(stays))
+
+
+async def test_a_stop_is_heard_by_notification(
+    replica: RecordingReplica, call: Callable[[Ask], Any], cluster_database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(permits, "REREAD_SECONDS", 60)
+    one = await call(Ask("told", steps=1000))
+    stream = replica.run(one)
+    await anext(stream)
+    account = await cluster_database.fetch_value("SELECT account_id FROM job WHERE id = $1", one.job_id)
+    listening = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'LISTEN%' AND datname = current_database()"
+    await until_true(lambda: cluster_database.fetch_value(listening), "the replica listening")
+    await cluster_database.execute("SELECT cancel($1, $2)", account, one.job_id)
+    async with asyncio.timeout(5):
+        *_, end = [message async for message in stream]
+    assert isinstance(end, Halted)
+
+
+async def test_a_stop_is_found_by_reading_again_when_notifications_are_lost(
+    replica: RecordingReplica, call: Callable[[Ask], Any], cluster_database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(permits, "REREAD_SECONDS", 0.2)
+    one = await call(Ask("untold", steps=1000))
+    stream = replica.run(one)
+    assert isinstance(await anext(stream), Started)
+    # The fence grows without any NOTIFY, as when a session was reclaimed.
+    await cluster_database.execute("UPDATE job SET fence = fence + 1 WHERE id = $1", one.job_id)
+    async with asyncio.timeout(5):
+        *_, end = [message async for message in stream]
+    assert isinstance(end, Halted)
+
+
+async def test_without_a_database_nothing_begins_and_the_next_call_tries_again(
+    replica: RecordingReplica, journal: Journal, call: Callable[[Ask], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    away = replica._settings.model_copy(update={"database_url": "postgresql://nobody@127.0.0.1:1/none"})
+    there, replica._settings = replica._settings, away
+    one = await call(Ask("early"))
+    (end,) = await said(replica, one)
+    assert isinstance(end, Halted)
+    assert end.step == 0
+    assert journal.events("early", "enter") == []
+    replica._settings = there
+    assert isinstance((await said(replica, one))[-1], Finished)
+
+
+async def test_a_permit_that_breaks_ends_the_call_instead_of_hanging_it(
+    replica: RecordingReplica, call: Callable[[Ask], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(permit: permits.Permit) -> None:
+        raise ZeroDivisionError("a bug in the watch")
+
+    monkeypatch.setattr(permits.Permit, "_watch", broken)
+    async with asyncio.timeout(10):
+        messages = await said(replica, await call(Ask("watched")))
+    assert isinstance(messages[-1], End)
+    monkeypatch.undo()
+    assert not replica._lock.locked()
+
+
+async def test_a_dying_replica_keeps_its_lock(
+    replica: RecordingReplica, journal: Journal, call: Callable[[Ask], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exits: list[int] = []
+    monkeypatch.setattr("deployments.replica.os._exit", exits.append)
+    monkeypatch.setattr(replica_module, "_FAREWELL_SECONDS", 0.5)
+    first = asyncio.create_task(said(replica, await call(Ask("lost device", trouble="recycle"))))
+    second = asyncio.create_task(said(replica, await call(Ask("too early"))))
+    *_, end = await first
+    assert isinstance(end, Faulted)
+    assert end.recycle
+    await asyncio.sleep(0.2)
+    assert (exits, journal.events("too early", "enter")) == ([], [])
+    await second
+    assert exits == [1]
+    assert os.getpid() > 0
+
+
+async def test_health_follows_the_engines_progress_and_its_own_word(
+    replica: RecordingReplica, journal: Journal, call: Callable[[Ask], Any]
+) -> None:
+    await replica.check_health()
+    stream = replica.run(await call(Ask("slow", steps=1, step_s=3.0)))
+    assert isinstance(await anext(stream), Started)
+    await replica.check_health()
+    await asyncio.sleep(1.7)
+    with pytest.raises(RuntimeError, match=r"no progress for 1\.5 s"):
+        await replica.check_health()
+    assert isinstance(await anext(stream), Progress)
+    assert isinstance(await anext(stream), Finished)
+    await stream.aclose()
+    await replica.check_health()
+    (journal.folder / "weights").unlink()
+    (journal.folder / ".journal").unlink()
+    journal.folder.rmdir()
+    with pytest.raises(NotReady):
+        await replica.check_health()
+    journal.folder.mkdir()
+
+
+async def test_a_cancel_before_the_call_came_is_obeyed(
+    replica: RecordingReplica, journal: Journal, cluster_database: Database
+) -> None:
+    async with session(cluster_database) as number:
+        lease = await leased(cluster_database, number, new_pool())
+        await cancelled(cluster_database, lease)
+        (end,) = await said(replica, Call(lease.job_id, lease.fence, Ask("cancelled")))
+    assert isinstance(end, Halted)
+    assert journal.events("cancelled", "enter") == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"engine": None},
+        {"canvasCap": 100},
+        {"stepCap": 1},
+        {"standIn": "perhaps"},
+        {"prize": 3},
+        {"canvasCap": "many"},
+        {"weights": 7},
+    ],
+)
+def test_args_of_a_fleet_that_are_wrong_are_refused(change: dict[str, Any]) -> None:
+    ReplicaArgs.model_validate(ARGS)
+    with pytest.raises(ValidationError):
+        ReplicaArgs.model_validate({**ARGS, **change})
+
+
+@pytest.mark.parametrize("missing", ["pool", "engine", "weights"])
+def test_args_that_are_missing_are_asked_for(missing: str) -> None:
+    with pytest.raises(ValidationError, match=missing):
+        ReplicaArgs.model_validate({name: value for name, value in ARGS.items() if name != missing})
