@@ -36,7 +36,7 @@ def run(database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caps
 
     def command(*words: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["killatamata", *words])
-        monkeypatch.setattr(show.console, "file", sys.stderr)
+        monkeypatch.setattr(show.console, "_file", sys.stderr)
         with pytest.raises(SystemExit) as ended:
             cli.main()
         said = capsys.readouterr()

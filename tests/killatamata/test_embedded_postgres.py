@@ -440,7 +440,7 @@ async def test_a_normal_user_needs_nothing_special(place: Path) -> None:
     able = "-all,+dac_read_search"
     process = owner(
         place,
-        *("setpriv", f"--reuid={nobody}", "--clear-groups", "--no-new-privs"),
+        *("setpriv", "--securebits=+no_setuid_fixup", f"--reuid={nobody}", "--clear-groups", "--no-new-privs"),
         *(f"--inh-caps={able}", f"--ambient-caps={able}"),
     )
     pid = first_line(process)
