@@ -13,7 +13,7 @@ from api.idempotency import REPLAYED
 from api.models import Query
 from api.offers import JobBody, OfferQuery, forms, offer
 from api.routing import BASE, operation
-from api.views import AcceptedAnswer, JobAnswer, accepted, job_answer, job_url, live
+from api.views import AcceptedAnswer, JobAnswer, accepted_answer, job_answer, job_url, live
 from core.clock import now
 from core.errors import (
     IdempotencyConflict,
@@ -24,11 +24,11 @@ from core.errors import (
     QueueFull,
     QuoteExpired,
     QuoteMismatch,
+    RateLimited,
     TaskUnavailable,
 )
 from core.ids import decode
-from jobs.estimates import estimate
-from jobs.models import Job, Submission
+from jobs.models import Accepted, Job, Submission
 from tasks.fields import Text
 from tasks.registry import TASKS
 
@@ -65,6 +65,7 @@ class JobDetailsQuery(JobQuery):
         QuoteExpired,
         OverMaxCost,
         QueueFull,
+        RateLimited,
         TaskUnavailable,
     ),
 )
@@ -80,7 +81,7 @@ async def submit_job(call: Call[JobBody, OfferQuery]) -> Response:
         earlier = await services.jobs.replayed(call.account_id, call.idempotency_key, call.fingerprint)
         if earlier is None:
             raise
-        return await _accepted(call, earlier, replayed=True)
+        return await _accepted(call, earlier)
     effective = made.prepared.effective_input
     submission = Submission(
         account_id=call.account_id,
@@ -90,42 +91,46 @@ async def submit_job(call: Call[JobBody, OfferQuery]) -> Response:
         warnings=list(made.prepared.warnings),
         quote=made.quote,
         pools=made.task.pools(effective),
-        cost_seconds=made.task.prior_seconds(effective),
+        cost_seconds=await services.estimates.cost_seconds(made.task, effective),
         priority=body.priority,
         request_id=call.request_id,
         idempotency_key=call.idempotency_key,
         fingerprint=call.fingerprint,
         start_timeout_seconds=body.start_timeout_seconds or services.settings.start_timeout_seconds,
+        cancel_after_seconds=body.cancel_after_seconds,
+        webhook_url=body.webhook_url,
     )
     try:
-        job, replayed = await services.jobs.submit(submission)
+        accepted = await services.jobs.submit(submission)
     except InsufficientBalance as error:
         error.details["topUpUrl"] = f"{services.base_url}/dashboard"
         raise
     services.wakeup.ask()
-    return await _accepted(call, job, replayed=replayed)
+    return await _accepted(call, accepted)
 
 
-async def _accepted(call: Call[JobBody, OfferQuery], job: Job, *, replayed: bool) -> Response:
-    task = TASKS[job.task]
-    prior = task.prior_seconds(job.effective_input)
-    duration = await estimate(call.services.database, task.pools(job.effective_input), prior, besides=job.id)
-    headers = {"Location": job_url(call.services, job), **(REPLAYED if replayed else {})}
-    return accepted(call.services, job, duration).response(HTTPStatus.ACCEPTED, headers)
+async def _accepted(call: Call[JobBody, OfferQuery], accepted: Accepted) -> Response:
+    job = accepted.job
+    duration = await call.services.estimates.estimate(TASKS[job.task], job.effective_input)
+    headers = {"Location": job_url(call.services, job.id), **(REPLAYED if accepted.replayed else {})}
+    return accepted_answer(call.services, accepted, duration).response(HTTPStatus.ACCEPTED, headers)
 
 
 @operation("GET", PATH, tag="media", answer=JobAnswer, query=JobDetailsQuery, errors=(NotFound,))
 async def get_job(call: Call[None, JobDetailsQuery]) -> Response:
     """Read a job. A failed job is an answer too, not an error."""
-    job = await call.services.jobs.get(call.account_id, _id(call.query.job_id))
-    return _answer(call, job, details=call.query.include_details)
+    details = call.query.include_details
+    job = await call.services.jobs.get(call.account_id, _id(call.query.job_id), details=details)
+    return await _answer(call, job, details=details)
 
 
 @operation("DELETE", PATH, tag="media", answer=JobAnswer, query=JobQuery, errors=(NotFound,))
 async def cancel_job(call: Call[None, JobQuery]) -> Response:
     """Cancel a job: a queued one at once, a running one within a model step. A late cancel changes nothing."""
-    job = await call.services.jobs.cancel(call.account_id, _id(call.query.job_id))
-    return _answer(call, job, details=False)
+    most_running = call.services.settings.running_cancels_a_day
+    job_id = _id(call.query.job_id)
+    job = await call.services.jobs.cancel(call.account_id, job_id, call.request_id, most_running=most_running)
+    return await _answer(call, job, details=False)
 
 
 def _id(text: str) -> UUID:
@@ -135,6 +140,9 @@ def _id(text: str) -> UUID:
     return found
 
 
-def _answer(call: Call[None, JobDetailsQuery] | Call[None, JobQuery], job: Job, *, details: bool) -> Response:
+async def _answer(call: Call[None, JobDetailsQuery] | Call[None, JobQuery], job: Job, *, details: bool) -> Response:
+    waits = job.state == "queued"
+    position = (await call.services.queues.snapshot()).positions.get(job.id) if waits else None
     headers = {"Retry-After": str(POLL_SECONDS)} if live(job) else {}
-    return job_answer(call.services, job, details=details, instant=now()).response(headers=headers)
+    answer = job_answer(call.services, job, details=details, instant=now(), queue_position=position)
+    return answer.response(headers=headers)

@@ -198,6 +198,14 @@ class QueueFull(ApiError):
     retry_after_seconds = 30
 
 
+class RateLimited(ApiError):
+    """More requests than this caller may send in a while."""
+
+    code = "rate_limited"
+    status = 429
+    retry_after_seconds = 60
+
+
 class Internal(ApiError):
     """A fault of ours."""
 

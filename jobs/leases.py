@@ -203,9 +203,17 @@ class Leases:
             count += 1
         return count
 
+    async def cancel_due(self) -> int:
+        """Cancel every job whose own deadline (`cancelAfterSeconds`) is over, one transaction each; returns how many."""
+        count = 0
+        while await self._database.fetch_value("SELECT cancel_due()") is not None:
+            count += 1
+        return count
+
     async def sweep(self) -> None:
-        """What one dispatcher does for all each second: fail late starts, promote parked jobs that were passed over."""
+        """What one dispatcher does for all each second: end late jobs, promote parked ones that were passed over."""
         await self.time_out_starts()
+        await self.cancel_due()
         await self._database.execute("SELECT flow_catch_up()")
 
 

@@ -53,8 +53,7 @@ async def submitted(
         fingerprint=b"",
         start_timeout_seconds=600,
     )
-    job, _ = await Jobs(database).submit(submission)
-    return job
+    return (await Jobs(database).submit(submission)).job
 
 
 @asynccontextmanager

@@ -20,7 +20,7 @@ CREATE OR REPLACE FUNCTION flow_reorder(p_account uuid, p_pool text) RETURNS voi
     WHERE queue.job_id = turns.job_id AND turns.old_tag <> tags.tag
 $$;
 
--- Put a new job into its first pool. Errors: KT429 the account's queue is full.
+-- Put a new job into its first pool. Errors: KT429 the account's queue is full, KT430 its submits are paused (DETAIL: seconds).
 CREATE OR REPLACE FUNCTION flow_join(p_job uuid, p_account uuid, p_pool text, p_class smallint, p_cost double precision)
 RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
@@ -31,6 +31,10 @@ DECLARE
 BEGIN
   SELECT clock INTO STRICT v_clock FROM pool WHERE name = p_pool;
   SELECT * INTO STRICT v_account FROM account WHERE id = p_account;
+  IF v_account.paused_until > clock_timestamp() THEN
+    RAISE 'submits are paused' USING ERRCODE = 'KT430',
+      DETAIL = ceil(extract(epoch FROM v_account.paused_until - clock_timestamp()));
+  END IF;
   INSERT INTO flow (account_id, pool) VALUES (p_account, p_pool) ON CONFLICT DO NOTHING;
   SELECT * INTO v_flow FROM flow WHERE account_id = p_account AND pool = p_pool FOR UPDATE;
   IF (SELECT sum(active + parked) FROM flow WHERE account_id = p_account) >= v_account.queue_limit THEN

@@ -29,7 +29,7 @@ async def test_a_claim_starts_an_attempt(world: World) -> None:
     lease = await world.claim_one()
     assert lease == Lease(job.id, 1, account, "image.generate", 0, job.effective_input, None, "req_9")
     running = await world.reread(job)
-    assert (running.state, running.queue_position) == ("running", None)
+    assert running.state == "running"
     assert running.started_at is not None
     assert [(attempt.ended_at, attempt.outcome) for attempt in running.attempts] == [(None, None)]
 
@@ -58,7 +58,7 @@ async def test_failure_releases_the_price(world: World) -> None:
     job = await world.reread(lease)
     assert (job.state, job.hold_state, job.failure, job.outputs) == ("failed", "released", FAILURE.as_json(), [])
     assert await world.events(lease.job_id) == [
-        ("state", {"status": "queued"}),
+        ("state", {"status": "queued", "requestId": "req_1"}),
         ("state", {"status": "running"}),
         ("state", {"status": "failed", "failure": FAILURE.as_json()}),
     ]
