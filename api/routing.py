@@ -9,6 +9,7 @@ from functools import cached_property
 from http import HTTPStatus
 from typing import Any, Literal, TypeAlias
 
+from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -17,7 +18,7 @@ from api import idempotency, parsing
 from api.auth import authenticate
 from api.call import Call
 from api.middleware import ALLOWED_HEADERS
-from api.models import Answer, Query, WriteBody
+from api.models import Query, WriteBody
 from api.services import Services
 from core.database import UNAVAILABLE
 from core.errors import (
@@ -53,7 +54,7 @@ class Operation:
     method: Literal["GET", "POST", "DELETE"]
     path: str
     tag: str
-    answer: type[Answer] | None
+    answer: type[BaseModel] | None
     status: HTTPStatus
     body: type[WriteBody] | None
     forms: Sequence[type[WriteBody]]
@@ -125,7 +126,7 @@ def operation(
     path: str,
     *,
     tag: str,
-    answer: type[Answer] | None,
+    answer: type[BaseModel] | None,
     status: HTTPStatus = HTTPStatus.OK,
     body: type[WriteBody] | None = None,
     forms: Sequence[type[WriteBody]] = (),
