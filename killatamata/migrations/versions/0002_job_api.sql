@@ -23,6 +23,7 @@ CREATE INDEX idempotency_by_age ON idempotency USING brin (created_at);
 DROP FUNCTION IF EXISTS submit;
 DROP FUNCTION IF EXISTS cancel;
 DROP FUNCTION IF EXISTS idempotency_begin;
+DROP FUNCTION IF EXISTS job_end;
 
 -- Media that callers sent: inline ones by content (stored under in/<sha256>), uploads by id.
 
