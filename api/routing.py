@@ -24,6 +24,7 @@ from core.database import UNAVAILABLE
 from core.errors import (
     ApiError,
     BodyTooLarge,
+    BodyTooSlow,
     DatabaseUnavailable,
     Internal,
     InvalidInput,
@@ -87,7 +88,7 @@ class Operation:
         if self.query.model_fields:
             errors |= {InvalidInput}
         if self.body is not None:
-            errors |= {MalformedJson, BodyTooLarge, UnsupportedMediaType, InvalidInput}
+            errors |= {MalformedJson, BodyTooSlow, BodyTooLarge, UnsupportedMediaType, InvalidInput}
         return tuple(sorted(errors, key=lambda error: (error.status, error.code)))
 
     async def respond(self, request: Request) -> Response:
