@@ -107,10 +107,13 @@ END $$;
 
 -- End a lease without a result. `p_counts`: the attempt is one of the three a job has (a replica died under it, the engine
 -- failed); hand-back, a dead dispatcher, drain and a database restart do not count, but nothing starts more than 20 times.
-CREATE OR REPLACE FUNCTION hand_back(p_job uuid, p_fence int, p_reason text, p_counts boolean, p_failure jsonb DEFAULT NULL)
-RETURNS text LANGUAGE plpgsql AS $$
+-- Not `p_begun`: no engine ever took it, so that it was no start at all (and a job that never began still times out).
+CREATE OR REPLACE FUNCTION hand_back(p_job uuid, p_fence int, p_reason text, p_counts boolean, p_failure jsonb DEFAULT NULL,
+  p_begun boolean DEFAULT true) RETURNS text LANGUAGE plpgsql AS $$
 DECLARE
   v_job job;
+  v_starts int;
+  v_sequence int;
 BEGIN
   SELECT * INTO v_job FROM job_owned(p_job, p_fence);
   IF NOT FOUND THEN
@@ -120,18 +123,25 @@ BEGIN
     PERFORM job_end(p_job, 'cancelled', p_reason, NULL);
     RETURN 'cancelled';
   END IF;
-  IF v_job.attempts + p_counts::int >= 3 OR v_job.starts >= 20 THEN
+  v_starts := v_job.starts - (NOT p_begun)::int;
+  IF v_job.attempts + p_counts::int >= 3 OR v_starts >= 20 THEN
     UPDATE job SET attempts = attempts + p_counts::int WHERE id = p_job;
     PERFORM job_end(p_job, 'failed', p_reason, coalesce(p_failure, jsonb_build_object('code', 'attempts_exhausted',
       'message', 'The job was started again and again and never finished; nothing was charged.', 'retryable', true)));
     RETURN 'failed';
   END IF;
-  UPDATE attempt SET ended_at = clock_timestamp(), outcome = p_reason WHERE job_id = p_job AND ended_at IS NULL;
-  UPDATE stage SET ended_at = clock_timestamp() WHERE job_id = p_job AND ended_at IS NULL;
-  UPDATE queue SET state = 'ready', begun = true WHERE job_id = p_job;
+  IF p_begun THEN
+    UPDATE attempt SET ended_at = clock_timestamp(), outcome = p_reason WHERE job_id = p_job AND ended_at IS NULL;
+    UPDATE stage SET ended_at = clock_timestamp() WHERE job_id = p_job AND ended_at IS NULL;
+  ELSE
+    DELETE FROM stage WHERE job_id = p_job AND fence = p_fence;
+    DELETE FROM attempt WHERE job_id = p_job AND fence = p_fence;
+  END IF;
+  UPDATE queue SET state = 'ready', begun = v_starts > 0 WHERE job_id = p_job;
   UPDATE job SET state = 'queued', session_id = NULL, fence = fence + 1, attempts = attempts + p_counts::int,
-      sequence = sequence + 1, stage = NULL WHERE id = p_job RETURNING * INTO v_job;
-  INSERT INTO event (job_id, seq, type, data) VALUES (p_job, v_job.sequence, 'state',
+      starts = v_starts, started_at = CASE WHEN v_starts > 0 THEN started_at END, sequence = sequence + 1, stage = NULL
+    WHERE id = p_job RETURNING sequence INTO v_sequence;
+  INSERT INTO event (job_id, seq, type, data) VALUES (p_job, v_sequence, 'state',
     jsonb_build_object('status', CASE WHEN v_job.segment > 0 THEN 'running' ELSE 'queued' END, 'reason', p_reason));
   RETURN 'queued';
 END $$;
