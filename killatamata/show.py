@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -49,10 +50,14 @@ def table(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
     for column in rows[0] if rows else ():
         shown.add_column(column, overflow="fold")
     for row in rows:
-        shown.add_row(*(escape(str(value)) for value in row.values()))
+        shown.add_row(*(escape(_cell(value)) for value in row.values()))
     Console().print(shown)
 
 
 def record(title: str, values: Mapping[str, Any]) -> None:
     """Names and values as a table on standard output; what is None or empty is left out."""
     table(title, [{"": name, " ": value} for name, value in values.items() if value not in (None, "", [], {})])
+
+
+def _cell(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else str(value)

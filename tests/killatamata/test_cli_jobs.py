@@ -44,7 +44,7 @@ def job(status: str, **parts: Any) -> dict[str, Any]:
             "inputAdjustments": [],
             "attempts": [{"startedAt": "x", "outcome": "succeeded"}],
             "stages": [{"name": "encode", "gpuSeconds": 0.5}],
-            "upstream": None,
+            "upstream": {"timings": {"totalSeconds": 0.4}},
         },
     }
     return {**found, **parts}
@@ -277,6 +277,7 @@ def test_a_job_is_shown_with_or_without_details(run: Run, api: Api) -> None:
     assert "encode" not in out
     _, out, _ = run("jobs", "show", "job_00000001", "--details")
     assert "encode" in out
+    assert '{"totalSeconds": 0.4}' in out
     assert "a [red]fox" in out, "what callers wrote is shown as they wrote it"
     assert api.requests[-1].query == {"jobId": "job_00000001", "includeDetails": "1"}
     gone = {**output(api), "url": None}
