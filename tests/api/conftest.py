@@ -14,12 +14,12 @@ from core.settings import Settings
 from pricing.tokens import QuoteTokens
 from storage import LocalStore
 from tests.api.doubles import KEY, BooksDouble, DatabaseDouble, JobsDouble, KeysDouble, RecordDouble, WakeupDouble
-from tests.storage.conftest import make_s3, swift
+from tests.storage.conftest import make_s3, no_aws, swift
 
 BASE_URL = "https://api.example.test"
 SECRET = b"k" * 32
 
-__all__ = ["make_s3", "swift"]
+__all__ = ["make_s3", "no_aws", "swift"]
 
 
 @pytest.fixture

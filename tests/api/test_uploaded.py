@@ -203,6 +203,13 @@ def test_a_store_that_is_away_is_503(client: TestClient, store: Store, monkeypat
     assert client.put(url_of(store), content=CONTENT, headers=WEBP).status_code == 200
 
 
+def test_the_description_says_that_any_bytes_are_taken(client: TestClient) -> None:
+    entry = client.get("/openapi.json").json()["paths"]["/uploads/{key}"]["put"]
+    assert entry["requestBody"] == {"required": True, "content": {"*/*": {}}}
+    assert entry["security"] == []
+    assert {"403", "409", "410", "413", "415", "422", "503"} < set(entry["responses"])
+
+
 # Over a real server
 
 
