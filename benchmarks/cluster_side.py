@@ -31,16 +31,6 @@ from core.settings import Settings
 POOL = "qwen-image"
 _BARE = "bare"
 _ROUNDS = scaled(3)
-_INPUT: dict[str, Any] = {
-    "prompt": "cinematic fox astronaut",
-    "negativePrompt": "",
-    "width": 1024,
-    "height": 1024,
-    "outputFormat": "webp",
-    "highDetail": False,
-    "referenceImages": [],
-    "seed": 7,
-}
 
 
 def _deploy(replicas: int, weights: str) -> None:
@@ -62,13 +52,14 @@ def _deploy(replicas: int, weights: str) -> None:
     serve.run(bare.bind(), name=_BARE, route_prefix=None)
 
 
-async def _bare_call(request: Any) -> Any:
+async def _bare_call() -> Any:
     from ray import serve
 
+    from benchmarks.queues.ours import INPUT
     from deployments.messages import Finished
 
     handle: Any = serve.get_deployment_handle("Bare", _BARE)
-    messages = [each async for each in handle.options(method_name="run", stream=True).remote(request)]
+    messages = [each async for each in handle.options(method_name="run", stream=True).remote(INPUT)]
     assert isinstance(messages[-1], Finished)
     return messages[-1].result
 
@@ -80,7 +71,7 @@ async def _bare_calls(count: int, concurrency: int) -> Round:
     async def one_after_the_other() -> None:
         for _ in left:
             before = time.perf_counter()
-            await _bare_call(_INPUT)
+            await _bare_call()
             latencies.append(time.perf_counter() - before)
 
     began = time.perf_counter()
@@ -108,7 +99,7 @@ async def _model_steps(database: Database, count: int) -> Round:
 async def _model_step(steps: Any) -> Any:
     from jobs.leases import Outcome
 
-    made = await steps.model(POOL, _INPUT)
+    made = await steps.model(POOL, steps.input)
     return Outcome(engine=made.engine, replica=made.replica)
 
 
@@ -122,10 +113,10 @@ async def _image_jobs(database: Database, account: UUID, count: int) -> Round:
     latencies = []
     for _ in range(count):
         began = await database.fetch_value("SELECT clock_timestamp()")
-        job, _ = await jobs.submit(ours.submission_of(account, _INPUT, POOL))
+        job = (await jobs.submit(ours.submission_of(account, POOL))).job
         await database.execute("SELECT pg_notify($1, '')", CHANNEL)
         await ours.ended(database)
-        done = await jobs.get(account, job.id)
+        done = await jobs.get(account, job.id, details=True)
         assert done.finished_at is not None
         engine = sum(stage.gpu_seconds for stage in done.stages)
         latencies.append((done.finished_at - began).total_seconds() - engine)
@@ -134,14 +125,15 @@ async def _image_jobs(database: Database, account: UUID, count: int) -> Round:
 
 async def _direct_images(count: int) -> Round:
     """One bare call after the other; its picture is encoded and written in a thread of this process."""
+    from benchmarks.queues.ours import INPUT
     from cluster import work
     from core.ids import uuid7
 
     latencies = []
     for _ in range(count):
         before = time.perf_counter()
-        made = await (await _bare_call(_INPUT))
-        content = await asyncio.to_thread(work.encode_image, made, "webp", _INPUT["width"], _INPUT["height"])
+        made = await (await _bare_call())
+        content = await asyncio.to_thread(work.encode_image, made, "webp", INPUT["width"], INPUT["height"])
         await asyncio.to_thread(work.publish, f"jobs/{uuid7()}/1/image.webp", content, "image/webp")
         latencies.append(time.perf_counter() - before)
     return Round.of(latencies, sum(latencies))

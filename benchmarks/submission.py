@@ -11,13 +11,13 @@ from benchmarks.services import CREDIT
 from core.database import Connection, Database
 from core.ids import uuid7
 
-ONE = "SELECT job_id, replayed FROM submit($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)"
+ONE = f"SELECT * FROM submit({', '.join(f'${number}' for number in range(1, 20))})"
 
 _MANY = """
 SELECT count(*) FROM unnest($1::uuid[], $2::uuid[]) AS new (job, account), submit(new.job, new.account, 'image.generate',
   '{"prompt": "cinematic fox astronaut"}', '[]', '[]', '{}', 5000, ARRAY[$3], 5 + 10 * random(), 2::smallint,
   'req_benchmark',
-  'POST /media/jobs', NULL, '', interval '1 day')
+  'POST /media/jobs', NULL, '', interval '1 day', NULL, NULL, '{}')
 """
 
 
@@ -28,7 +28,7 @@ async def arguments(connection: Connection, job: UUID) -> tuple[Any, ...]:
         " FROM job JOIN queue ON queue.job_id = job.id WHERE job.id = $1",
         job,
     )
-    return (*row, "POST /media/jobs", None, b"", timedelta(hours=1))
+    return (*row, "POST /media/jobs", None, b"", timedelta(hours=1), None, None, [])
 
 
 async def customers(database: Database, count: int) -> list[UUID]:

@@ -37,6 +37,16 @@ POOL = "benchmark"
 TASK = "image.generate"
 ACCOUNTS = 100
 PRICE = 5_000
+INPUT: dict[str, Any] = {
+    "prompt": "cinematic fox astronaut",
+    "negativePrompt": "",
+    "width": 1024,
+    "height": 1024,
+    "outputFormat": "webp",
+    "highDetail": False,
+    "referenceImages": [],
+    "seed": 7,
+}
 _LOOK_SECONDS = 0.02
 _PATIENCE_SECONDS = 120
 
@@ -71,12 +81,12 @@ async def dispatching(slots: dict[str, int], chain: Any) -> AsyncIterator[None]:
         await running._database.close()
 
 
-def submission_of(account: UUID, effective_input: dict[str, Any], pool: str) -> Submission:
+def submission_of(account: UUID, pool: str) -> Submission:
     """A job of `account`, as the ingress would submit it."""
     return Submission(
         account_id=account,
         task=TASK,
-        effective_input=effective_input,
+        effective_input=INPUT,
         input_adjustments=[],
         warnings=[],
         quote=Quote(PRICE, (), "benchmark"),
@@ -97,7 +107,7 @@ async def submit_all(database: Database, accounts: Sequence[UUID], count: int, p
 
     async def one_after_the_other() -> None:
         for _ in left:
-            await jobs.submit(submission_of(next(turns), {"prompt": "cinematic fox astronaut"}, pool))
+            await jobs.submit(submission_of(next(turns), pool))
             wakeup.ask()
 
     await asyncio.gather(*(one_after_the_other() for _ in range(CONNECTIONS)))
