@@ -36,6 +36,7 @@ class ObjectQuery(Query):
     query=ObjectQuery,
     errors=(Forbidden, NotFound, OutputExpired),
     public=True,
+    limited=False,
 )
 async def read_object(call: Call[None, ObjectQuery]) -> Response:
     """Download a file by the signed URL that a job gave. Takes Range and If-None-Match."""

@@ -14,10 +14,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from accounts.keys import Caller
 from api import idempotency, parsing
 from api.auth import authenticate
 from api.call import Call
-from api.middleware import ALLOWED_HEADERS
+from api.cors import preflight
 from api.models import Query, WriteBody
 from api.services import Services
 from core.database import UNAVAILABLE
@@ -29,6 +30,7 @@ from core.errors import (
     Internal,
     InvalidInput,
     MalformedJson,
+    RateLimited,
     Unauthorized,
     UnsupportedMediaType,
 )
@@ -48,7 +50,7 @@ class Operation:
     """A method on a path. `answer` is None for an answer that is no JSON; `aliases` are further paths.
 
     `body` validates, `forms` are the shapes it is documented with when there are several, told apart by their field
-    `task`. A public operation asks for no key and touches no database.
+    `task`. A public operation asks for no key and touches no database; one that is not `limited` counts in no rate limit.
     """
 
     handler: Handler
@@ -63,6 +65,7 @@ class Operation:
     own_errors: Sequence[type[ApiError]]
     public: bool
     aliases: Sequence[str]
+    limited: bool
 
     @cached_property
     def name(self) -> str:
@@ -85,6 +88,8 @@ class Operation:
         errors = {*self.own_errors, Internal}
         if not self.public:
             errors |= {Unauthorized, DatabaseUnavailable}
+        if self.limited:
+            errors |= {RateLimited}
         if self.query.model_fields:
             errors |= {InvalidInput}
         if self.body is not None:
@@ -105,7 +110,7 @@ class Operation:
 
     async def _respond(self, request: Request) -> Response:
         services: Services = request.app.state.services
-        caller = None if self.public else await authenticate(request.headers, services.keys)
+        caller = await self._caller(request, services)
         query = parsing.query(request.query_params, self.query)
         body, size, fingerprint = None, 0, b""
         if self.body is not None:
@@ -115,6 +120,23 @@ class Operation:
             body, fingerprint = validated(self.body, document.value, root=""), document.fingerprint
         key = idempotency.key(request.headers, body.idempotency_key if body else None) if self.writes else None
         return await self.handler(Call(request, services, self.route, caller, query, body, size, fingerprint, key))
+
+    async def _caller(self, request: Request, services: Services) -> Caller | None:
+        """Who calls, counted in the rate limits before anything of the body is read."""
+        if self.public:
+            if self.limited:
+                await services.rate_limits.admit_address(request.scope)
+            return None
+        try:
+            caller = await authenticate(request.headers, services.keys)
+        except Unauthorized:
+            if self.limited:
+                await services.rate_limits.admit_address(request.scope)
+            raise
+        request.state.account_id = caller.account_id
+        if self.limited:
+            await services.rate_limits.admit_key(request.scope, caller, writes=self.writes)
+        return caller
 
     @property
     def writes(self) -> bool:
@@ -135,11 +157,14 @@ def operation(
     errors: Sequence[type[ApiError]] = (),
     public: bool = False,
     aliases: Sequence[str] = (),
+    limited: bool = True,
 ) -> Callable[[Handler], Operation]:
     """Make a handler an `Operation`, whose fields the arguments are."""
 
     def made(handler: Handler) -> Operation:
-        return Operation(handler, method, path, tag, answer, status, body, forms, query, errors, public, aliases)
+        return Operation(
+            handler, method, path, tag, answer, status, body, forms, query, errors, public, aliases, limited
+        )
 
     return made
 
@@ -155,16 +180,10 @@ def routes(operations: Iterable[Operation]) -> list[Route]:
 
 def _route(path: str, methods: Mapping[str, Operation]) -> Route:
     allow = ", ".join(sorted({*methods, "OPTIONS", *({"HEAD"} if "GET" in methods else ())}))
-    preflight = {
-        "Allow": allow,
-        "Access-Control-Allow-Methods": allow,
-        "Access-Control-Allow-Headers": ALLOWED_HEADERS,
-        "Access-Control-Max-Age": "86400",
-    }
 
     async def endpoint(request: Request) -> Response:
         if request.method == "OPTIONS":
-            return Response(status_code=204, headers=preflight)
+            return preflight(allow)
         return await methods["GET" if request.method == "HEAD" else request.method].respond(request)
 
     return Route(path, endpoint, methods=[*methods, "OPTIONS"])
