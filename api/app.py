@@ -12,11 +12,12 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
-from api import balance, billing, health, jobs, keys, limits, openapi, quotes
+from api import balance, billing, health, jobs, keys, limits, metrics, openapi, quotes
 from api.cors import Cors
 from api.errors import HANDLERS
 from api.middleware import RequestContext
 from api.objects import read_object
+from api.observation import Observation
 from api.routing import Operation, routes
 from api.services import Services
 from core.database import UNAVAILABLE, patiently
@@ -58,11 +59,12 @@ def from_environment() -> Starlette:
 def application(services: Services) -> Starlette:
     """The ingress over `services`."""
     app = Starlette(
-        routes=routes(OPERATIONS),
+        routes=[*routes(OPERATIONS), metrics.route(services)],
         middleware=[
             *_proxies(services.settings),
             Middleware(Cors),
             Middleware(RequestContext),
+            Middleware(Observation),
         ],
         exception_handlers=dict(HANDLERS),
         lifespan=_lifespan,
