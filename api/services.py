@@ -9,6 +9,7 @@ from typing import ParamSpec, TypeVar
 
 from accounts.keys import Keys
 from api.cursors import Cursors
+from api.rate_limits import RateLimits
 from billing.price_books import PriceBooks
 from core.database import Database
 from core.settings import Settings
@@ -57,6 +58,7 @@ class Services:
     cursors: Cursors
     store: Store
     wakeup: Wakeup
+    rate_limits: RateLimits
     large: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(2))
 
     @classmethod
@@ -85,6 +87,7 @@ class Services:
             cursors=Cursors(settings.key),
             store=open_store(settings, base),
             wakeup=Wakeup(database),
+            rate_limits=RateLimits.of(settings),
         )
 
     async def offload(self, size: int, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

@@ -147,6 +147,8 @@ class Stack:
             await price_books.publish(connection, self._book)
         keys = Keys(self._database, settings.key)
         key = await local_key(self._database, keys, root / "local-key", LOCAL_CREDIT if self._postgres else 0)
+        shutil.rmtree(settings.runtime_dir / "metrics", ignore_errors=True)
+        (settings.runtime_dir / "metrics").mkdir(mode=0o700)
         self._start_ingress()
         async with self._timed("Ray"):
             self._start_ray()
@@ -212,6 +214,7 @@ class Stack:
     def _start_ingress(self) -> None:
         self._ingress = subprocess.Popen(
             [sys.executable, "-m", "api", "--fd", str(self._socket.fileno())],
+            env=os.environ | {"PROMETHEUS_MULTIPROC_DIR": str(self.settings.runtime_dir / "metrics")},
             pass_fds=[self._socket.fileno()],
             start_new_session=True,
         )

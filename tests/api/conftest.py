@@ -10,6 +10,7 @@ from starlette.testclient import TestClient
 from accounts import idempotency
 from api.app import application
 from api.cursors import Cursors
+from api.rate_limits import RateLimits
 from api.services import Services
 from core.settings import Settings
 from jobs.estimates import Estimates
@@ -61,14 +62,16 @@ def services(
         "price_books": BooksDouble(),
         "wakeup": WakeupDouble(),
     }
+    settings = Settings(data_dir=tmp_path, secret_key="k" * 32, max_body_bytes=200_000, public_url=BASE_URL)
     return Services(
-        settings=Settings(data_dir=tmp_path, secret_key="k" * 32, max_body_bytes=200_000, public_url=BASE_URL),
+        settings=settings,
         base_url=BASE_URL,
         queues=queues,
         estimates=Estimates(queues, RunTimes(whatever)),
         quote_tokens=QuoteTokens(b"k" * 32),
         cursors=Cursors(b"k" * 32),
         store=store,
+        rate_limits=RateLimits.of(settings),
         **cast("dict[str, Any]", doubles),
     )
 
