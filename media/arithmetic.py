@@ -137,7 +137,7 @@ def tokens_for(seconds: Number) -> int:
 
 
 def band(seconds: Number, bands: tuple[int, ...], step: int) -> int:
-    """The least of the ascending `bands` (in seconds) that holds `seconds`; above the last, its least extension by `step`s."""
+    """The least of the ascending `bands` (in seconds) that holds `seconds`; above the last, one longer by `step`s."""
     for top in bands:
         if seconds <= top:
             return top
