@@ -92,7 +92,7 @@ ESSENCE = BeforeValidator(_essence)
 class InlineMedia(InputModel):
     """The bytes of a file, in the request itself."""
 
-    model_config = ConfigDict(json_schema_extra={"required": ["dataBase64"]})
+    model_config = ConfigDict(json_schema_extra={"required": ["dataBase64"]}, defer_build=True)
     max_bytes: ClassVar[int]
 
     data_base64: str = Field(
