@@ -21,6 +21,7 @@ from pricing.registry import quote
 from pricing.tokens import MAX_TOKEN_CHARACTERS, QuoteClaim
 from tasks.base import Prepared, Task
 from tasks.fields import WHOLE, Text
+from tasks.media_fields import MediaUrl
 from tasks.registry import TASKS
 from tasks.registry import task as task_named
 
@@ -60,6 +61,14 @@ class QuoteBody(WriteBody):
     )
     start_timeout_seconds: Annotated[int, Field(ge=1, le=604_800), WHOLE] | None = Field(
         None, description="A job that was not started by then fails, at no cost."
+    )
+    cancel_after_seconds: Annotated[int, Field(ge=1, le=604_800), WHOLE] | None = Field(
+        None, description="A job that has not ended by then is cancelled, at no cost."
+    )
+    webhook_url: MediaUrl | None = Field(
+        None,
+        description="Told, with a signed POST, when the job has ended.",
+        examples=["https://example.com/hooks/media"],
     )
 
 

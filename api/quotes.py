@@ -15,7 +15,6 @@ from api.routing import BASE, operation
 from api.views import Adjustment, DurationEstimate, Price, public_input
 from core.clock import now
 from core.errors import OverMaxCost
-from jobs.estimates import estimate
 
 
 class QuoteAnswer(Answer):
@@ -44,7 +43,7 @@ async def create_quote(call: Call[QuoteBody, OfferQuery]) -> Response:
     """Price a request without running it. Nothing is held, and an idempotency key changes nothing."""
     services, made = call.services, await offer(call)
     effective, drawn = made.prepared.effective_input, made.prepared.seed_drawn
-    duration = await estimate(services.database, made.task.pools(effective), made.task.prior_seconds(effective))
+    duration = await services.estimates.estimate(made.task, effective)
     # Tokens count whole seconds, and the answer must not promise more than the token holds.
     expires_at = (now() + timedelta(minutes=services.settings.quote_minutes)).replace(microsecond=0)
     token = services.quote_tokens.sign(

@@ -8,9 +8,13 @@ from dataclasses import dataclass, field
 from typing import ParamSpec, TypeVar
 
 from accounts.keys import Keys
+from api.cursors import Cursors
 from billing.price_books import PriceBooks
 from core.database import Database
 from core.settings import Settings
+from jobs.estimates import Estimates
+from jobs.run_times import RunTimes
+from jobs.snapshot import Queues
 from jobs.store import Jobs
 from jobs.wakeup import Wakeup
 from pricing.tokens import QuoteTokens
@@ -46,8 +50,11 @@ class Services:
     database: Database
     keys: Keys
     jobs: Jobs
+    queues: Queues
+    estimates: Estimates
     price_books: PriceBooks
     quote_tokens: QuoteTokens
+    cursors: Cursors
     store: Store
     wakeup: Wakeup
     large: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(2))
@@ -64,15 +71,18 @@ class Services:
         database = Database(
             settings.database_url, direct_url=settings.database_url_direct, size=settings.database_pool_size
         )
-        base = base_url(settings)
+        base, queues = base_url(settings), Queues(database)
         return cls(
             settings=settings,
             base_url=base,
             database=database,
             keys=Keys(database, settings.key),
             jobs=Jobs(database),
+            queues=queues,
+            estimates=Estimates(queues, RunTimes(database)),
             price_books=PriceBooks(database),
             quote_tokens=QuoteTokens(settings.key),
+            cursors=Cursors(settings.key),
             store=open_store(settings, base),
             wakeup=Wakeup(database),
         )

@@ -7,6 +7,7 @@ import re
 from datetime import datetime, timedelta
 from pathlib import PurePosixPath
 from typing import Any, Literal
+from uuid import UUID
 
 from pydantic import ConfigDict, Field
 
@@ -15,7 +16,7 @@ from api.routing import BASE
 from api.services import Services
 from core.ids import encode
 from core.money import usd
-from jobs.models import FINAL, Job, State
+from jobs.models import FINAL, Accepted, Job, State
 from tasks.media_fields import decode_inline
 
 _MEDIA_FIELD = re.compile(r"(?:image|audio|video)(?:url)?s?$", re.IGNORECASE)
@@ -175,17 +176,16 @@ class JobAnswer(JobIds):
     details: Details | None = Field(None, description="Only with includeDetails=1.")
 
 
-def job_url(services: Services, job: Job) -> str:
+def job_url(services: Services, job_id: UUID) -> str:
     """Where a job is read and cancelled."""
-    return f"{services.base_url}{BASE}/media/jobs?jobId={encode('job', job.id)}"
+    return f"{services.base_url}{BASE}/media/jobs?jobId={encode('job', job_id)}"
 
 
-def accepted(services: Services, job: Job, estimate: dict[str, Any]) -> AcceptedAnswer:
+def accepted_answer(services: Services, accepted: Accepted, estimate: dict[str, Any]) -> AcceptedAnswer:
     """The answer to a submit."""
-    billing = _billing(job)
-    if job.balance_after is not None:
-        billing["balanceAfterUsd"] = usd(job.balance_after)
-    url = job_url(services, job)
+    job = accepted.job
+    billing = {**_billing(job), "balanceAfterUsd": usd(accepted.balance_after)}
+    url = job_url(services, job.id)
     return AcceptedAnswer(
         **_ids(job),
         billing=Billing(**billing),
@@ -198,8 +198,10 @@ def accepted(services: Services, job: Job, estimate: dict[str, Any]) -> Accepted
     )
 
 
-def job_answer(services: Services, job: Job, *, details: bool, instant: datetime) -> JobAnswer:
-    """The job as it stands at `instant`."""
+def job_answer(
+    services: Services, job: Job, *, details: bool, instant: datetime, queue_position: int | None = None
+) -> JobAnswer:
+    """The job as it stands at `instant`; `details` needs one that was read with them."""
     outputs = _outputs(services, job, instant)
     extra: dict[str, Any] = {}
     if job.failure is not None:
@@ -210,7 +212,7 @@ def job_answer(services: Services, job: Job, *, details: bool, instant: datetime
         **_ids(job),
         progress=job.progress,
         stage=job.stage,
-        queue_position=job.queue_position,
+        queue_position=queue_position,
         created_at=job.created_at,
         started_at=job.started_at,
         finished_at=job.finished_at,

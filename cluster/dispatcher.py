@@ -33,8 +33,10 @@ from core.settings import Settings
 from jobs import pools
 from jobs.leases import SESSION_EXPIRY_SECONDS, Ended, Leases, Outcome, SessionEnded
 from jobs.models import Failure, Lease
+from jobs.run_times import RunTimeLog
 from jobs.wakeup import CHANNEL, STOP_CHANNEL
 from media.errors import MediaError
+from tasks.registry import TASKS
 
 log = logger(__name__)
 
@@ -63,6 +65,7 @@ class Dispatcher:
             url, direct_url=self._settings.database_url_direct, size=self._settings.database_pool_size
         )
         self._leases = Leases(self._database)
+        self._run_times = RunTimeLog(self._database)
         self._running: dict[tuple[UUID, int], tuple[Steps, asyncio.Task[None]]] = {}
         self._wake = asyncio.Event()
         self._turned_at = self._beaten_at = time.monotonic()
@@ -131,6 +134,7 @@ class Dispatcher:
                     await self._hand_back_all()
                 for job_id, _ in await self._leases.stop_requested(session):
                     self._stop(job_id)
+                await self._run_times.flush()
             except UNAVAILABLE as error:
                 log.warning("a beat failed", session=session, error=repr(error))
             await asyncio.sleep(BEAT_SECONDS)
@@ -229,9 +233,10 @@ class Dispatcher:
 
     async def _drive(self, lease: Lease, steps: Steps) -> Callable[[], Awaitable[Ended]]:
         """Run the segment; returns the one call that ends its lease."""
-        leases = self._leases
+        leases, began = self._leases, time.monotonic()
         try:
             result = await CHAINS[lease.task][lease.segment](steps)
+            self._run_times.note(TASKS[lease.task], lease.effective_input, lease.segment, time.monotonic() - began)
         except JobStopped as stop:
             # Nobody asked for it: the replica lost sight of the database, or of this session. Not again at once.
             await steps.await_stop(_UNAVAILABLE_SECONDS)
@@ -249,7 +254,8 @@ class Dispatcher:
         except (NoReplica, RayServeException, RayError) as error:
             log.warning("the cluster did not take a call", job=str(lease.job_id), error=repr(error))
             await asyncio.sleep(_UNAVAILABLE_SECONDS)
-            return partial(leases.hand_back, lease, "cluster_unavailable", counts=False)
+            begun = not isinstance(error, NoReplica)
+            return partial(leases.hand_back, lease, "cluster_unavailable", counts=False, begun=begun)
         except LeaseLost:
             raise
         except Exception:

@@ -112,6 +112,14 @@ class MethodNotAllowed(ApiError):
     status = 405
 
 
+class BodyTooSlow(ApiError):
+    """The body did not arrive in time."""
+
+    code = "request_timeout"
+    status = 408
+    default_message = "The body did not arrive in time; send it again over a better connection, or send media by URL."
+
+
 class IdempotencyConflict(ApiError):
     """The idempotency key was used for another body."""
 
@@ -196,6 +204,14 @@ class QueueFull(ApiError):
     code = "queue_full"
     status = 429
     retry_after_seconds = 30
+
+
+class RateLimited(ApiError):
+    """More requests than this caller may send in a while."""
+
+    code = "rate_limited"
+    status = 429
+    retry_after_seconds = 60
 
 
 class Internal(ApiError):

@@ -60,6 +60,9 @@ class Settings(BaseSettings):
     start_timeout_seconds: Annotated[int, Field(ge=1)] = Field(
         3600, description="A job not started by then fails, at no cost."
     )
+    running_cancels_a_day: Annotated[int, Field(ge=0)] = Field(
+        20, description="Cancels of running jobs; more of them pause an account's submits for ten minutes."
+    )
     egress_allow: str = Field(
         "",
         description="Networks (10.1.0.0/16) and host:port, comma-separated, that users' URLs may lead to besides public "

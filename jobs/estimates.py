@@ -2,35 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
-from uuid import UUID
 
-from core.database import Database
+from jobs.run_times import RunTimes
+from jobs.snapshot import Queues
+from tasks.base import Task
 
 _P90_FACTOR = 1.6
 """Before anything was measured: the 90th percentile of a run over its prior, taken as 1.6."""
 
 
-async def estimate(
-    database: Database, pools: Sequence[str], prior_seconds: float, *, besides: UUID | None = None
-) -> dict[str, Any]:
-    """The `durationEstimate` in seconds: of a quote, or of the submitted job `besides`, which does not wait for itself."""
-    waiting = await database.fetch_value(
-        """SELECT coalesce(max(waiting / greatest(slots, 1)), 0) FROM (
-             SELECT pool.name, pool.slots, coalesce(sum(queue.cost), 0) AS waiting
-             FROM pool LEFT JOIN queue ON queue.pool = pool.name AND queue.state IN ('ready', 'leased')
-               AND queue.job_id IS DISTINCT FROM $2
-             WHERE pool.name = ANY ($1) GROUP BY pool.name, pool.slots) AS demand""",
-        list(pools),
-        besides,
-    )
-    queue_seconds = float(waiting)
-    return {
-        "queueSeconds": round(queue_seconds, 1),
-        "runSeconds": round(prior_seconds, 1),
-        "totalSeconds": round(queue_seconds + prior_seconds, 1),
-        "p90Seconds": round(queue_seconds + prior_seconds * _P90_FACTOR, 1),
-        "outputSeconds": None,
-        "basis": "prior",
-    }
+class Estimates:
+    """Estimates from the queue's snapshot and measured run times; costs no query of its own."""
+
+    def __init__(self, queues: Queues, run_times: RunTimes) -> None:
+        self._queues = queues
+        self._run_times = run_times
+
+    async def estimate(self, task: Task[Any], effective_input: Mapping[str, Any]) -> dict[str, Any]:
+        """The `durationEstimate` of a job that is submitted now, in seconds; measured when every segment was."""
+        pools = task.pools(effective_input)
+        queue_seconds = (await self._queues.snapshot()).queue_seconds(pools)
+        found = [await self._run_times.segment(task, effective_input, number) for number in range(len(pools))]
+        segments = [each for each in found if each is not None]
+        measured = len(segments) == len(pools)
+        run = sum(each.median for each in segments) if measured else task.prior_seconds(effective_input)
+        p90 = sum(each.p90 for each in segments) if measured else run * _P90_FACTOR
+        return {
+            "queueSeconds": round(queue_seconds, 1),
+            "runSeconds": round(run, 1),
+            "totalSeconds": round(queue_seconds + run, 1),
+            "p90Seconds": round(queue_seconds + p90, 1),
+            "outputSeconds": None,
+            "basis": "measured" if measured else "prior",
+        }
+
+    async def cost_seconds(self, task: Task[Any], effective_input: Mapping[str, Any]) -> float:
+        """What the job's first segment costs its pool: the run time that fair queueing shares out."""
+        first = await self._run_times.segment(task, effective_input, 0)
+        return task.prior_seconds(effective_input) if first is None else max(first.median, 0.001)

@@ -130,15 +130,21 @@ class Leases:
         """Note that a step ended, and how long it held a GPU."""
         await self._database.execute("SELECT stage_end($1, $2, $3, $4)", lease.job_id, lease.fence, name, gpu_seconds)
 
-    async def hand_back(self, lease: Lease, reason: str, *, counts: bool, failure: Failure | None = None) -> Ended:
-        """Give the job back to the queue; `failure` is what it fails with when this was its last attempt."""
+    async def hand_back(
+        self, lease: Lease, reason: str, *, counts: bool, failure: Failure | None = None, begun: bool = True
+    ) -> Ended:
+        """Give the job back to the queue; `failure` is what it fails with when this was its last attempt.
+
+        Without `begun` no engine had taken it: that was no start, and no attempt is noted.
+        """
         ended: Ended = await self._database.fetch_value(
-            "SELECT hand_back($1, $2, $3, $4, $5)",
+            "SELECT hand_back($1, $2, $3, $4, $5, $6)",
             lease.job_id,
             lease.fence,
             reason,
             counts,
             failure.as_json() if failure else None,
+            begun,
         )
         return ended
 
@@ -203,9 +209,17 @@ class Leases:
             count += 1
         return count
 
+    async def cancel_due(self) -> int:
+        """Cancel every job whose own deadline (`cancelAfterSeconds`) is over, one transaction each; returns how many."""
+        count = 0
+        while await self._database.fetch_value("SELECT cancel_due()") is not None:
+            count += 1
+        return count
+
     async def sweep(self) -> None:
-        """What one dispatcher does for all each second: fail late starts, promote parked jobs that were passed over."""
+        """What one dispatcher does for all each second: end late jobs, promote parked ones that were passed over."""
         await self.time_out_starts()
+        await self.cancel_due()
         await self._database.execute("SELECT flow_catch_up()")
 
 

@@ -28,7 +28,10 @@ CLASSES: dict[Priority, int] = {"interactive": 1, "standard": 2, "batch": 3}
 
 @dataclass(frozen=True)
 class Submission:
-    """A request that was validated and priced, ready to become a job."""
+    """A request that was validated and priced, ready to become a job.
+
+    `inputs` are the SHA-256 digests of the stored media that `effective_input` names.
+    """
 
     account_id: UUID
     task: str
@@ -43,6 +46,9 @@ class Submission:
     idempotency_key: str | None
     fingerprint: bytes
     start_timeout_seconds: int
+    cancel_after_seconds: int | None = None
+    webhook_url: str | None = None
+    inputs: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -84,7 +90,6 @@ class Job:
     progress: float
     stage: str | None
     sequence: int
-    queue_position: int | None
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
@@ -98,9 +103,17 @@ class Job:
     outputs_deleted_at: datetime | None
     failure: dict[str, Any] | None
     upstream: dict[str, Any] | None
-    balance_after: int | None
     attempts: list[Attempt] = field(default_factory=list)
     stages: list[Stage] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """The answer of a submit: the job, what was available right after its hold (micro-dollars), whether it is a replay."""
+
+    job: Job
+    balance_after: int
+    replayed: bool
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
-"""The callers' side of jobs: submit, read, cancel."""
+"""The callers' side of jobs: submit, read, list, cancel."""
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -10,14 +10,18 @@ import asyncpg
 
 from accounts import idempotency
 from core.database import Database
-from core.errors import IdempotencyConflict, InsufficientBalance, NotFound, QueueFull, TaskUnavailable
+from core.errors import IdempotencyConflict, InsufficientBalance, NotFound, QueueFull, RateLimited, TaskUnavailable
 from core.ids import uuid7
 from core.money import usd
-from jobs.models import CLASSES, Attempt, Job, Stage, Submission
+from jobs.models import CLASSES, Accepted, Attempt, Job, Stage, State, Submission
 
 ROUTE = "POST /media/jobs"
+CANCEL_PAUSE = timedelta(minutes=10)
 
-_SUBMIT = "SELECT job_id, replayed FROM submit($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)"
+_SUBMIT = (
+    "SELECT job_id, replayed, created_at, balance_after FROM"
+    " submit($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)"
+)
 
 _READ = """
 SELECT job.id, job.account_id, job.task, job.effective_input, job.input_adjustments, job.warnings, job.billing,
@@ -27,13 +31,15 @@ SELECT job.id, job.account_id, job.task, job.effective_input, job.input_adjustme
   CASE hold.state WHEN 'released' THEN hold.ended_at END AS released_at,
   job.progress, job.stage, job.sequence, job.created_at, job.started_at, job.finished_at, job.cancel_requested_at,
   job.stopped_at_step, job.gpu_released_at, job.engine, job.weights_digest, job.stand_in, job.outputs,
-  job.outputs_deleted_at, job.failure, job.upstream, job.balance_after,
-  CASE WHEN queue.state = 'ready' AND job.segment = 0 THEN 1 + (
-    SELECT count(*) FROM queue AS ahead WHERE ahead.pool = queue.pool AND ahead.state = 'ready'
-      AND (NOT ahead.begun, ahead.tag, ahead.job_id) < (NOT queue.begun, queue.tag, queue.job_id)) END::int AS queue_position
-FROM job JOIN hold ON hold.id = job.id LEFT JOIN queue ON queue.job_id = job.id
-WHERE job.id = $1 AND job.account_id = $2
+  job.outputs_deleted_at, job.failure, job.upstream
+FROM job JOIN hold ON hold.id = job.id
 """
+_ONE = f"{_READ} WHERE job.id = $1 AND job.account_id = $2"
+_PAGE = f"""{_READ} WHERE job.account_id = $1 AND job.id < $2 AND ($3::text IS NULL OR job.task = $3)
+  AND ($4::text IS NULL OR CASE $4 WHEN 'queued' THEN job.state = 'queued' AND job.segment = 0
+    WHEN 'running' THEN job.state = 'running' OR (job.state = 'queued' AND job.segment > 0) ELSE job.state = $4 END)
+ORDER BY job.id DESC LIMIT $5"""
+_NEWEST = UUID(int=2**128 - 1)
 
 
 class Jobs:
@@ -42,27 +48,29 @@ class Jobs:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def submit(self, submission: Submission) -> tuple[Job, bool]:
-        """Accept a job: record, hold, queue row and first event, or nothing at all. True: a replay of an earlier submit.
+    async def submit(self, submission: Submission) -> Accepted:
+        """Accept a job: record, hold, queue row and first event, or nothing at all; a replay gives the first one.
 
         Raises:
             InsufficientBalance: the available balance is below the price.
             IdempotencyConflict: the key was used for another body.
             IdempotencyInProgress: a twin is still at work.
             QueueFull: the account has as many jobs waiting as it may.
+            RateLimited: the account's submits are paused.
             TaskUnavailable: the fleet has no pool for the task.
         """
-        quote = submission.quote
+        quote, new = submission.quote, uuid7()
+        billing, cancel_after = quote.billing_json(), submission.cancel_after_seconds
         try:
             row = await self._database.fetch_row(
                 _SUBMIT,
-                uuid7(),
+                new,
                 submission.account_id,
                 submission.task,
                 submission.effective_input,
                 submission.input_adjustments,
                 submission.warnings,
-                quote.billing_json(),
+                billing,
                 quote.amount_micros,
                 list(submission.pools),
                 submission.cost_seconds,
@@ -72,13 +80,18 @@ class Jobs:
                 submission.idempotency_key,
                 submission.fingerprint,
                 timedelta(seconds=submission.start_timeout_seconds),
+                None if cancel_after is None else timedelta(seconds=cancel_after),
+                submission.webhook_url,
+                list(submission.inputs),
             )
         except asyncpg.PostgresError as error:
             raise _translated(error, submission) from None
         assert row is not None
-        return await self.get(submission.account_id, row["job_id"]), row["replayed"]
+        if row["replayed"]:
+            return await self._replay(submission.account_id, row["job_id"])
+        return Accepted(_fresh(submission, new, billing, row["created_at"]), row["balance_after"], replayed=False)
 
-    async def replayed(self, account_id: UUID, idempotency_key: str, fingerprint: bytes) -> Job | None:
+    async def replayed(self, account_id: UUID, idempotency_key: str, fingerprint: bytes) -> Accepted | None:
         """The job of an earlier submit with this key, so that a retry needs neither a live quote nor the money again.
 
         Raises:
@@ -95,36 +108,91 @@ class Jobs:
             return None
         if row["fingerprint"] != fingerprint:
             raise IdempotencyConflict
-        return await self.get(account_id, row["job_id"])
+        return await self._replay(account_id, row["job_id"])
 
-    async def get(self, account_id: UUID, job_id: UUID) -> Job:
-        """The account's job with its attempts and stages.
+    async def _replay(self, account_id: UUID, job_id: UUID) -> Accepted:
+        balance_after = await self._database.fetch_value(
+            "SELECT balance_after FROM entry JOIN movement ON movement.id = movement_id"
+            " WHERE business_id = 'hold:' || $1::text AND book = 'available'",
+            str(job_id),
+        )
+        return Accepted(await self.get(account_id, job_id), balance_after, replayed=True)
+
+    async def get(self, account_id: UUID, job_id: UUID, *, details: bool = False) -> Job:
+        """The account's job; with `details` also its attempts and stages.
 
         Raises:
             NotFound: there is none, or it belongs to another account.
         """
-        async with self._database.pool.acquire(timeout=5) as connection:
-            row = await connection.fetchrow(_READ, job_id, account_id)
-            if row is None:
-                raise NotFound("There is no such job; GET /media/jobs?jobId= takes the jobId of a submit.")
-            attempts = await connection.fetch(
-                "SELECT started_at, ended_at, outcome, replica FROM attempt WHERE job_id = $1 ORDER BY fence", job_id
-            )
-            stages = await connection.fetch(
-                "SELECT name, started_at, ended_at, gpu_seconds FROM stage WHERE job_id = $1 ORDER BY fence, started_at",
-                job_id,
-            )
-        fields: dict[str, Any] = dict(row)
-        return Job(**fields, attempts=[Attempt(**item) for item in attempts], stages=[Stage(**item) for item in stages])
+        row = await self._database.fetch_row(_ONE, job_id, account_id)
+        if row is None:
+            raise NotFound("There is no such job; GET /media/jobs?jobId= takes the jobId of a submit.")
+        if not details:
+            return Job(**row)
+        attempts = await self._database.fetch(
+            "SELECT started_at, ended_at, outcome, replica FROM attempt WHERE job_id = $1 ORDER BY fence", job_id
+        )
+        stages = await self._database.fetch(
+            "SELECT name, started_at, ended_at, gpu_seconds FROM stage WHERE job_id = $1 ORDER BY fence, started_at",
+            job_id,
+        )
+        return Job(**row, attempts=[Attempt(**item) for item in attempts], stages=[Stage(**item) for item in stages])
 
-    async def cancel(self, account_id: UUID, job_id: UUID) -> Job:
+    async def page(
+        self, account_id: UUID, *, limit: int, before: UUID | None, state: State | None, task: str | None
+    ) -> list[Job]:
+        """Up to `limit` jobs of the account, newest first, older than the job `before`, in that state and of that task."""
+        rows = await self._database.fetch(_PAGE, account_id, before or _NEWEST, task, state, limit)
+        return [Job(**row) for row in rows]
+
+    async def cancel(
+        self, account_id: UUID, job_id: UUID, request_id: str | None = None, *, most_running: int | None = None
+    ) -> Job:
         """End a waiting job, ask a running one to stop; a second or late cancel changes nothing. Returns the true state.
 
+        An account that cancels more than `most_running` running jobs within a day may submit none for ten minutes.
+
         Raises:
             NotFound: there is none, or it belongs to another account.
         """
-        await self._database.execute("SELECT cancel($1, $2)", account_id, job_id)
+        await self._database.execute(
+            "SELECT cancel($1, $2, $3, $4, $5)", account_id, job_id, request_id, most_running, CANCEL_PAUSE
+        )
         return await self.get(account_id, job_id)
+
+
+def _fresh(submission: Submission, job_id: UUID, billing: dict[str, Any], created_at: datetime) -> Job:
+    """The job as `submit` has just written it."""
+    return Job(
+        id=job_id,
+        account_id=submission.account_id,
+        task=submission.task,
+        state="queued",
+        effective_input=submission.effective_input,
+        input_adjustments=submission.input_adjustments,
+        warnings=submission.warnings,
+        billing=billing,
+        amount_micros=submission.quote.amount_micros,
+        hold_state="held",
+        captured_at=None,
+        released_at=None,
+        progress=0.0,
+        stage=None,
+        sequence=1,
+        created_at=created_at,
+        started_at=None,
+        finished_at=None,
+        cancel_requested_at=None,
+        stopped_at_step=None,
+        gpu_released_at=None,
+        engine=None,
+        weights_digest=None,
+        stand_in=None,
+        outputs=[],
+        outputs_deleted_at=None,
+        failure=None,
+        upstream=None,
+    )
 
 
 def _translated(error: Any, submission: Submission) -> Exception:
@@ -138,6 +206,11 @@ def _translated(error: Any, submission: Submission) -> Exception:
         case "KT429":
             return QueueFull(
                 f"This account has {error.detail} jobs waiting, its limit; send more when some have ended."
+            )
+        case "KT430":
+            return RateLimited(
+                f"This account cancelled too many running jobs today; its next submit is taken in {error.detail} seconds.",
+                headers={"Retry-After": error.detail},
             )
         case "KT503":
             return TaskUnavailable(

@@ -2,16 +2,19 @@
 CREATE OR REPLACE FUNCTION idempotency_window() RETURNS interval LANGUAGE sql IMMUTABLE AS $$ SELECT interval '24 hours' $$;
 
 -- Claim an idempotency key inside the caller's transaction. A twin in flight holds the row's lock: wait for it at most
--- ten seconds. No row returned: the key is ours. Errors: KT409 other body, KT410 the twin is still at work.
-CREATE OR REPLACE FUNCTION idempotency_begin(p_account uuid, p_route text, p_key text, p_fingerprint bytea)
+-- ten seconds. No row returned: the key is ours, and what is already known of the answer stands beside it. Errors: KT409
+-- other body, KT410 the twin is still at work.
+CREATE OR REPLACE FUNCTION idempotency_begin(p_account uuid, p_route text, p_key text, p_fingerprint bytea,
+  p_status smallint DEFAULT NULL, p_job uuid DEFAULT NULL)
 RETURNS SETOF idempotency LANGUAGE plpgsql SET lock_timeout = '10s' AS $$
 DECLARE
   v_found idempotency;
 BEGIN
-  INSERT INTO idempotency AS mine (account_id, route, key, fingerprint)
-    VALUES (p_account, p_route, p_key, p_fingerprint)
+  INSERT INTO idempotency AS mine (account_id, route, key, fingerprint, status, job_id)
+    VALUES (p_account, p_route, p_key, p_fingerprint, p_status, p_job)
     ON CONFLICT (account_id, route, key) DO UPDATE
-      SET fingerprint = excluded.fingerprint, status = NULL, job_id = NULL, body = NULL, created_at = clock_timestamp()
+      SET fingerprint = excluded.fingerprint, status = excluded.status, job_id = excluded.job_id, body = NULL,
+        created_at = clock_timestamp()
       WHERE mine.created_at < clock_timestamp() - idempotency_window();
   IF FOUND THEN
     RETURN;

@@ -43,46 +43,73 @@ BEGIN
   END IF;
 END $$;
 
--- A business id came again: it must name the same movement, or a payment would be lost in silence.
-CREATE OR REPLACE FUNCTION ledger_replay(p_kind text, p_account uuid, p_amount bigint, p_business_id text)
-RETURNS void LANGUAGE plpgsql AS $$
+-- What a movement's hash covers besides the hash before it. `p_lines` are its entries in their order, `book:amount:balance_after`
+-- joined by `;` (no balance for the platform's books). The hash is SHA-256(hash before || this text in UTF-8), and the first
+-- movement of an account follows 32 zero bytes; wallet.chain is the newest one. billing/chain.py verifies the same.
+CREATE OR REPLACE FUNCTION movement_text(p_kind text, p_at timestamptz, p_lines text, p_business_id text)
+RETURNS bytea LANGUAGE sql STABLE AS $$
+  SELECT convert_to(format('%s|%s|%s|%s', p_kind, (extract(epoch FROM p_at) * 1000000)::bigint, p_lines, p_business_id), 'UTF8')
+$$;
+
+-- Whether this business id has moved money already: then it must name the same movement, or a payment would be lost in
+-- silence. The caller holds the wallet's row.
+CREATE OR REPLACE FUNCTION ledger_replayed(p_kind text, p_account uuid, p_amount bigint, p_business_id text)
+RETURNS boolean LANGUAGE plpgsql AS $$
 BEGIN
+  IF NOT EXISTS (SELECT FROM movement WHERE business_id = p_business_id) THEN
+    RETURN false;
+  END IF;
   IF NOT EXISTS (SELECT FROM movement JOIN entry ON entry.movement_id = movement.id AND entry.book = 'clearing'
       WHERE business_id = p_business_id AND kind = p_kind AND movement.account_id = p_account
         AND abs(entry.amount) = p_amount) THEN
     RAISE 'business id % names another movement', p_business_id USING ERRCODE = 'KT903';
   END IF;
+  RETURN true;
+END $$;
+
+-- Write down a movement whose effect the wallet already has: its row, its entries, its place in the chain. `p_books`,
+-- `p_amounts` and `p_balances` are its lines; a line of zero is left out, a balance is NULL for the platform's books.
+CREATE OR REPLACE FUNCTION ledger_write(p_kind text, p_business_id text, p_account uuid, p_hold uuid, p_request_id text,
+  p_books text[], p_amounts bigint[], p_balances bigint[]) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+  v_at timestamptz := clock_timestamp();
+  v_movement bigint;
+  v_chain bytea;
+  v_lines text;
+BEGIN
+  SELECT string_agg(book || ':' || amount || ':' || coalesce(balance::text, ''), ';' ORDER BY seq) INTO v_lines
+    FROM unnest(p_books, p_amounts, p_balances) WITH ORDINALITY AS line (book, amount, balance, seq) WHERE amount <> 0;
+  UPDATE wallet SET chain = sha256(chain || movement_text(p_kind, v_at, v_lines, p_business_id))
+    WHERE account_id = p_account RETURNING chain INTO v_chain;
+  INSERT INTO movement (kind, business_id, account_id, hold_id, request_id, created_at, hash)
+    VALUES (p_kind, p_business_id, p_account, p_hold, p_request_id, v_at, v_chain) RETURNING id INTO v_movement;
+  INSERT INTO entry (movement_id, seq, book, account_id, amount, balance_after)
+    SELECT v_movement, row_number() OVER (ORDER BY seq), book, CASE WHEN balance IS NOT NULL THEN p_account END, amount, balance
+      FROM unnest(p_books, p_amounts, p_balances) WITH ORDINALITY AS line (book, amount, balance, seq) WHERE amount <> 0;
+EXCEPTION WHEN unique_violation THEN
+  RAISE 'business id % names another movement', p_business_id USING ERRCODE = 'KT903';
 END $$;
 
 -- Money comes in. A debt is repaid first, as an entry of its own. A replay of the same business id changes nothing.
 CREATE OR REPLACE FUNCTION topup(p_account uuid, p_amount bigint, p_business_id text, p_request_id text)
 RETURNS boolean LANGUAGE plpgsql AS $$
 DECLARE
-  v_movement bigint;
   v_wallet wallet;
   v_repaid bigint;
 BEGIN
   PERFORM ledger_amount(p_amount);
-  INSERT INTO movement (kind, business_id, account_id, request_id)
-    VALUES ('topup', p_business_id, p_account, p_request_id)
-    ON CONFLICT (business_id) DO NOTHING RETURNING id INTO v_movement;
-  IF v_movement IS NULL THEN
-    PERFORM ledger_replay('topup', p_account, p_amount, p_business_id);
-    RETURN false;
-  END IF;
   SELECT * INTO v_wallet FROM wallet WHERE account_id = p_account FOR UPDATE;
   IF NOT FOUND THEN
     RAISE 'no wallet' USING ERRCODE = 'KT404';
   END IF;
+  IF ledger_replayed('topup', p_account, p_amount, p_business_id) THEN
+    RETURN false;
+  END IF;
   v_repaid := least(p_amount, v_wallet.debt);
   UPDATE wallet SET debt = debt - v_repaid, available = available + p_amount - v_repaid
     WHERE account_id = p_account RETURNING * INTO v_wallet;
-  INSERT INTO entry (movement_id, seq, book, account_id, amount, balance_after)
-    SELECT v_movement, seq, book, account, amount, balance_after FROM (VALUES
-      (1, 'clearing', NULL::uuid, -p_amount, NULL::bigint),
-      (2, 'debt', p_account, v_repaid, -v_wallet.debt),
-      (3, 'available', p_account, p_amount - v_repaid, v_wallet.available)
-    ) AS line (seq, book, account, amount, balance_after) WHERE amount <> 0;
+  PERFORM ledger_write('topup', p_business_id, p_account, NULL, p_request_id, ARRAY['clearing', 'debt', 'available'],
+    ARRAY[-p_amount, v_repaid, p_amount - v_repaid], ARRAY[NULL, -v_wallet.debt, v_wallet.available]);
   RETURN true;
 END $$;
 
@@ -90,50 +117,46 @@ END $$;
 CREATE OR REPLACE FUNCTION chargeback(p_account uuid, p_amount bigint, p_business_id text, p_request_id text)
 RETURNS boolean LANGUAGE plpgsql AS $$
 DECLARE
-  v_movement bigint;
   v_wallet wallet;
   v_taken bigint;
 BEGIN
   PERFORM ledger_amount(p_amount);
-  INSERT INTO movement (kind, business_id, account_id, request_id)
-    VALUES ('chargeback', p_business_id, p_account, p_request_id)
-    ON CONFLICT (business_id) DO NOTHING RETURNING id INTO v_movement;
-  IF v_movement IS NULL THEN
-    PERFORM ledger_replay('chargeback', p_account, p_amount, p_business_id);
-    RETURN false;
-  END IF;
   SELECT * INTO v_wallet FROM wallet WHERE account_id = p_account FOR UPDATE;
   IF NOT FOUND THEN
     RAISE 'no wallet' USING ERRCODE = 'KT404';
   END IF;
+  IF ledger_replayed('chargeback', p_account, p_amount, p_business_id) THEN
+    RETURN false;
+  END IF;
   v_taken := least(p_amount, v_wallet.available);
   UPDATE wallet SET available = available - v_taken, debt = debt + p_amount - v_taken
     WHERE account_id = p_account RETURNING * INTO v_wallet;
-  INSERT INTO entry (movement_id, seq, book, account_id, amount, balance_after)
-    SELECT v_movement, seq, book, account, amount, balance_after FROM (VALUES
-      (1, 'available', p_account, -v_taken, v_wallet.available),
-      (2, 'debt', p_account, v_taken - p_amount, -v_wallet.debt),
-      (3, 'clearing', NULL::uuid, p_amount, NULL::bigint)
-    ) AS line (seq, book, account, amount, balance_after) WHERE amount <> 0;
+  PERFORM ledger_write('chargeback', p_business_id, p_account, NULL, p_request_id, ARRAY['available', 'debt', 'clearing'],
+    ARRAY[-v_taken, v_taken - p_amount, p_amount], ARRAY[v_wallet.available, -v_wallet.debt, NULL]);
   RETURN true;
 END $$;
 
--- Set an amount aside; returns what stays available.
+-- Set an amount aside; returns what stays available. Written out, not by ledger_write, like the capture below: every job
+-- passes here, and the wallet's row is written once.
 CREATE OR REPLACE FUNCTION hold_open(p_hold uuid, p_account uuid, p_amount bigint, p_request_id text)
 RETURNS bigint LANGUAGE plpgsql AS $$
 DECLARE
+  v_at timestamptz := clock_timestamp();
+  v_business_id text := 'hold:' || p_hold;
   v_movement bigint;
   v_wallet wallet;
 BEGIN
   INSERT INTO hold (id, account_id, amount) VALUES (p_hold, p_account, p_amount);
-  INSERT INTO movement (kind, business_id, account_id, hold_id, request_id)
-    VALUES ('hold', 'hold:' || p_hold, p_account, p_hold, p_request_id) RETURNING id INTO v_movement;
-  UPDATE wallet SET available = available - p_amount, held = held + p_amount
+  UPDATE wallet SET available = available - p_amount, held = held + p_amount,
+      chain = sha256(chain || movement_text('hold', v_at, format('available:%s:%s;held:%s:%s', -p_amount,
+        available - p_amount, p_amount, held + p_amount), v_business_id))
     WHERE account_id = p_account AND available >= p_amount AND debt = 0 RETURNING * INTO v_wallet;
   IF NOT FOUND THEN
     RAISE 'insufficient balance' USING ERRCODE = 'KT402', DETAIL = coalesce(
       (SELECT CASE WHEN debt > 0 THEN -debt ELSE available END FROM wallet WHERE account_id = p_account), 0);
   END IF;
+  INSERT INTO movement (kind, business_id, account_id, hold_id, request_id, created_at, hash)
+    VALUES ('hold', v_business_id, p_account, p_hold, p_request_id, v_at, v_wallet.chain) RETURNING id INTO v_movement;
   INSERT INTO entry (movement_id, seq, book, account_id, amount, balance_after) VALUES
     (v_movement, 1, 'available', p_account, -p_amount, v_wallet.available),
     (v_movement, 2, 'held', p_account, p_amount, v_wallet.held);
@@ -144,35 +167,60 @@ END $$;
 CREATE OR REPLACE FUNCTION hold_settle(p_hold uuid, p_capture boolean, p_request_id text)
 RETURNS text LANGUAGE plpgsql AS $$
 DECLARE
+  v_at timestamptz := clock_timestamp();
+  v_business_id text := 'settle:' || p_hold;
   v_hold hold;
   v_movement bigint;
   v_wallet wallet;
-  v_repaid bigint := 0;
-  v_back bigint := 0;
+  v_repaid bigint;
 BEGIN
-  UPDATE hold SET state = CASE WHEN p_capture THEN 'captured' ELSE 'released' END, ended_at = clock_timestamp()
+  UPDATE hold SET state = CASE WHEN p_capture THEN 'captured' ELSE 'released' END, ended_at = v_at
     WHERE id = p_hold AND state = 'held' RETURNING * INTO v_hold;
   IF NOT FOUND THEN
     RETURN (SELECT state FROM hold WHERE id = p_hold);
   END IF;
-  INSERT INTO movement (kind, business_id, account_id, hold_id, request_id)
-    VALUES (CASE WHEN p_capture THEN 'capture' ELSE 'release' END, 'settle:' || p_hold, v_hold.account_id, p_hold,
-            p_request_id) RETURNING id INTO v_movement;
-  SELECT * INTO v_wallet FROM wallet WHERE account_id = v_hold.account_id FOR UPDATE;
   IF NOT p_capture THEN
+    SELECT * INTO v_wallet FROM wallet WHERE account_id = v_hold.account_id FOR UPDATE;
     v_repaid := least(v_hold.amount, v_wallet.debt);
-    v_back := v_hold.amount - v_repaid;
+    UPDATE wallet SET held = held - v_hold.amount, debt = debt - v_repaid, available = available + v_hold.amount - v_repaid
+      WHERE account_id = v_hold.account_id RETURNING * INTO v_wallet;
+    PERFORM ledger_write('release', v_business_id, v_hold.account_id, p_hold, p_request_id,
+      ARRAY['held', 'debt', 'available'], ARRAY[-v_hold.amount, v_repaid, v_hold.amount - v_repaid],
+      ARRAY[v_wallet.held, -v_wallet.debt, v_wallet.available]);
+    RETURN v_hold.state;
   END IF;
-  UPDATE wallet SET held = held - v_hold.amount, debt = debt - v_repaid, available = available + v_back
+  UPDATE wallet SET held = held - v_hold.amount,
+      chain = sha256(chain || movement_text('capture', v_at, format('held:%s:%s;revenue:%s:', -v_hold.amount,
+        held - v_hold.amount, v_hold.amount), v_business_id))
     WHERE account_id = v_hold.account_id RETURNING * INTO v_wallet;
-  INSERT INTO entry (movement_id, seq, book, account_id, amount, balance_after)
-    SELECT v_movement, seq, book, account, amount, balance_after FROM (VALUES
-      (1, 'held', v_hold.account_id, -v_hold.amount, v_wallet.held),
-      (2, 'revenue', NULL::uuid, v_hold.amount - v_repaid - v_back, NULL::bigint),
-      (3, 'debt', v_hold.account_id, v_repaid, -v_wallet.debt),
-      (4, 'available', v_hold.account_id, v_back, v_wallet.available)
-    ) AS line (seq, book, account, amount, balance_after) WHERE amount <> 0;
+  INSERT INTO movement (kind, business_id, account_id, hold_id, request_id, created_at, hash)
+    VALUES ('capture', v_business_id, v_hold.account_id, p_hold, p_request_id, v_at, v_wallet.chain)
+    RETURNING id INTO v_movement;
+  INSERT INTO entry (movement_id, seq, book, account_id, amount, balance_after) VALUES
+    (v_movement, 1, 'held', v_hold.account_id, -v_hold.amount, v_wallet.held),
+    (v_movement, 2, 'revenue', NULL, v_hold.amount, NULL);
   RETURN v_hold.state;
+END $$;
+
+-- The first movement of an account whose hash does not follow from the one before; NULL when the chain holds, up to the
+-- wallet's own end of it (a wallet that ends elsewhere gives 0).
+CREATE OR REPLACE FUNCTION chain_break(p_account uuid) RETURNS bigint LANGUAGE plpgsql STABLE AS $$
+DECLARE
+  v_chain bytea := decode(repeat('00', 32), 'hex');
+  v_movement record;
+BEGIN
+  FOR v_movement IN
+    SELECT id, hash, movement_text(kind, created_at, (
+        SELECT string_agg(book || ':' || amount || ':' || coalesce(balance_after::text, ''), ';' ORDER BY seq)
+        FROM entry WHERE movement_id = movement.id), business_id) AS body
+      FROM movement WHERE account_id = p_account ORDER BY id
+  LOOP
+    v_chain := sha256(v_chain || v_movement.body);
+    IF v_movement.hash IS DISTINCT FROM v_chain THEN
+      RETURN v_movement.id;
+    END IF;
+  END LOOP;
+  RETURN (SELECT 0 FROM wallet WHERE account_id = p_account AND chain <> v_chain);
 END $$;
 
 -- Wallets that differ from the sum of their entries, or from their open holds. No row is the only good answer.

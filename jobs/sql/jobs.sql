@@ -19,20 +19,28 @@ CREATE OR REPLACE FUNCTION restarting() RETURNS boolean LANGUAGE sql STABLE AS $
   SELECT pg_postmaster_start_time() > clock_timestamp() - restart_grace()
 $$;
 
--- Everything of a submit in one round trip; nothing of it stays when the money does not suffice.
+-- A UUIDv7 (RFC 9562, section 5.7); PostgreSQL before 18 has none of its own.
+CREATE OR REPLACE FUNCTION uuid_v7() RETURNS uuid LANGUAGE sql VOLATILE AS $$
+  SELECT encode(set_bit(set_bit(overlay(uuid_send(gen_random_uuid()) PLACING
+    substring(int8send((extract(epoch FROM clock_timestamp()) * 1000)::bigint) FROM 3) FROM 1 FOR 6), 52, 1), 53, 1),
+    'hex')::uuid
+$$;
+
+-- Everything of a submit in one round trip; nothing of it stays when the money does not suffice. A replay gives the first job.
 CREATE OR REPLACE FUNCTION submit(
   p_job uuid, p_account uuid, p_task text, p_effective_input jsonb, p_adjustments jsonb, p_warnings jsonb,
   p_billing jsonb, p_amount bigint, p_pools text[], p_cost double precision, p_class smallint, p_request_id text,
-  p_route text, p_key text, p_fingerprint bytea, p_start_timeout interval
-) RETURNS TABLE (job_id uuid, replayed boolean) LANGUAGE plpgsql AS $$
+  p_route text, p_key text, p_fingerprint bytea, p_start_timeout interval, p_cancel_after interval, p_webhook_url text,
+  p_inputs bytea[]
+) RETURNS TABLE (job_id uuid, replayed boolean, created_at timestamptz, balance_after bigint) LANGUAGE plpgsql AS $$
 DECLARE
   v_replay idempotency;
-  v_available bigint;
+  v_now timestamptz := clock_timestamp();
 BEGIN
   IF p_key IS NOT NULL THEN
-    SELECT * INTO v_replay FROM idempotency_begin(p_account, p_route, p_key, p_fingerprint);
+    SELECT * INTO v_replay FROM idempotency_begin(p_account, p_route, p_key, p_fingerprint, 202::smallint, p_job);
     IF FOUND THEN
-      RETURN QUERY SELECT v_replay.job_id, true;
+      RETURN QUERY SELECT v_replay.job_id, true, NULL::timestamptz, NULL::bigint;
       RETURN;
     END IF;
   END IF;
@@ -41,36 +49,52 @@ BEGIN
     RAISE 'no such pool' USING ERRCODE = 'KT503', DETAIL = array_to_string(p_pools, ', ');
   END IF;
   INSERT INTO job (id, account_id, task, effective_input, input_adjustments, warnings, billing, amount, pools, request_id,
-      balance_after, start_by)
+      start_by, cancel_by, webhook_url, created_at)
     VALUES (p_job, p_account, p_task, p_effective_input, p_adjustments, p_warnings, p_billing, p_amount, p_pools,
-      p_request_id, 0, clock_timestamp() + p_start_timeout);
-  INSERT INTO event (job_id, seq, type, data) VALUES (p_job, 1, 'state', '{"status": "queued"}');
-  IF p_key IS NOT NULL THEN
-    UPDATE idempotency SET status = 202, job_id = p_job
-      WHERE account_id = p_account AND route = p_route AND key = p_key;
+      p_request_id, v_now + p_start_timeout, v_now + p_cancel_after, p_webhook_url, v_now);
+  INSERT INTO event (job_id, seq, type, data)
+    VALUES (p_job, 1, 'state', jsonb_build_object('status', 'queued', 'requestId', p_request_id));
+  IF cardinality(p_inputs) > 0 THEN
+    INSERT INTO job_input (job_id, sha256) SELECT DISTINCT p_job, sha256 FROM unnest(p_inputs) AS given (sha256);
   END IF;
   PERFORM flow_join(p_job, p_account, p_pools[1], p_class, p_cost);
-  v_available := hold_open(p_job, p_account, p_amount, p_request_id);
-  UPDATE job SET balance_after = v_available WHERE id = p_job;
-  RETURN QUERY SELECT p_job, false;
+  RETURN QUERY SELECT p_job, false, v_now, hold_open(p_job, p_account, p_amount, p_request_id);
 END $$;
 
--- Final state, hold, queue, attempt and event, in the caller's transaction; the caller holds the queue's and job's rows.
-CREATE OR REPLACE FUNCTION job_end(p_job uuid, p_state text, p_outcome text, p_failure jsonb)
+-- Final state, hold, queue, attempt, event and webhook, in the caller's transaction; the caller holds the queue's and job's
+-- rows. Attempts without a result may have left artifacts: then `strays` has a sweep look for them.
+CREATE OR REPLACE FUNCTION job_end(p_job uuid, p_state text, p_outcome text, p_failure jsonb, p_result jsonb DEFAULT '{}')
 RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
-  v_job job;
+  v_now timestamptz := clock_timestamp();
+  v_sequence int;
+  v_account uuid;
+  v_request_id text;
+  v_webhook_url text;
 BEGIN
-  UPDATE job SET state = p_state, finished_at = clock_timestamp(), failure = p_failure, session_id = NULL,
+  UPDATE job SET state = p_state, finished_at = v_now, failure = p_failure, session_id = NULL,
       fence = fence + 1, sequence = sequence + 1, stage = NULL,
-      progress = CASE WHEN p_state = 'succeeded' THEN 1 ELSE progress END
-    WHERE id = p_job RETURNING * INTO v_job;
-  UPDATE attempt SET ended_at = clock_timestamp(), outcome = p_outcome WHERE job_id = p_job AND ended_at IS NULL;
-  UPDATE stage SET ended_at = clock_timestamp() WHERE job_id = p_job AND ended_at IS NULL;
-  INSERT INTO event (job_id, seq, type, data) VALUES (p_job, v_job.sequence, 'state',
+      progress = CASE WHEN p_state = 'succeeded' THEN 1 ELSE progress END,
+      strays = starts > (p_state = 'succeeded')::int,
+      engine = p_result ->> 'engine', weights_digest = p_result ->> 'weightsDigest',
+      stand_in = (p_result ->> 'standIn')::boolean, stopped_at_step = (p_result ->> 'stoppedAtStep')::int,
+      gpu_released_at = coalesce((p_result ->> 'gpuReleasedAt')::timestamptz, gpu_released_at),
+      outputs = CASE WHEN p_state = 'succeeded' THEN p_result -> 'outputs' ELSE outputs END,
+      upstream = CASE WHEN p_state = 'succeeded' THEN p_result -> 'upstream' END,
+      input_adjustments = input_adjustments || coalesce(p_result -> 'adjustments', '[]')
+    WHERE id = p_job RETURNING sequence, account_id, request_id, webhook_url
+    INTO v_sequence, v_account, v_request_id, v_webhook_url;
+  UPDATE attempt SET ended_at = v_now, outcome = p_outcome, replica = p_result ->> 'replica'
+    WHERE job_id = p_job AND ended_at IS NULL;
+  UPDATE stage SET ended_at = v_now WHERE job_id = p_job AND ended_at IS NULL;
+  INSERT INTO event (job_id, seq, type, data) VALUES (p_job, v_sequence, 'state',
     jsonb_strip_nulls(jsonb_build_object('status', p_state, 'failure', p_failure)));
+  IF v_webhook_url IS NOT NULL THEN
+    INSERT INTO delivery (id, job_id, account_id, type, url)
+      VALUES (uuid_v7(), p_job, v_account, 'job.' || p_state, v_webhook_url);
+  END IF;
   PERFORM flow_leave(p_job);
-  PERFORM hold_settle(p_job, p_state = 'succeeded', v_job.request_id);
+  PERFORM hold_settle(p_job, p_state = 'succeeded', v_request_id);
 END $$;
 
 -- The row of a job that this fence still owns, locked in the right order; no row when the fence is late.
@@ -83,10 +107,13 @@ END $$;
 
 -- End a lease without a result. `p_counts`: the attempt is one of the three a job has (a replica died under it, the engine
 -- failed); hand-back, a dead dispatcher, drain and a database restart do not count, but nothing starts more than 20 times.
-CREATE OR REPLACE FUNCTION hand_back(p_job uuid, p_fence int, p_reason text, p_counts boolean, p_failure jsonb DEFAULT NULL)
-RETURNS text LANGUAGE plpgsql AS $$
+-- Not `p_begun`: no engine ever took it, so that it was no start at all (and a job that never began still times out).
+CREATE OR REPLACE FUNCTION hand_back(p_job uuid, p_fence int, p_reason text, p_counts boolean, p_failure jsonb DEFAULT NULL,
+  p_begun boolean DEFAULT true) RETURNS text LANGUAGE plpgsql AS $$
 DECLARE
   v_job job;
+  v_starts int;
+  v_sequence int;
 BEGIN
   SELECT * INTO v_job FROM job_owned(p_job, p_fence);
   IF NOT FOUND THEN
@@ -96,18 +123,25 @@ BEGIN
     PERFORM job_end(p_job, 'cancelled', p_reason, NULL);
     RETURN 'cancelled';
   END IF;
-  IF v_job.attempts + p_counts::int >= 3 OR v_job.starts >= 20 THEN
+  v_starts := v_job.starts - (NOT p_begun)::int;
+  IF v_job.attempts + p_counts::int >= 3 OR v_starts >= 20 THEN
     UPDATE job SET attempts = attempts + p_counts::int WHERE id = p_job;
     PERFORM job_end(p_job, 'failed', p_reason, coalesce(p_failure, jsonb_build_object('code', 'attempts_exhausted',
       'message', 'The job was started again and again and never finished; nothing was charged.', 'retryable', true)));
     RETURN 'failed';
   END IF;
-  UPDATE attempt SET ended_at = clock_timestamp(), outcome = p_reason WHERE job_id = p_job AND ended_at IS NULL;
-  UPDATE stage SET ended_at = clock_timestamp() WHERE job_id = p_job AND ended_at IS NULL;
-  UPDATE queue SET state = 'ready', begun = true WHERE job_id = p_job;
+  IF p_begun THEN
+    UPDATE attempt SET ended_at = clock_timestamp(), outcome = p_reason WHERE job_id = p_job AND ended_at IS NULL;
+    UPDATE stage SET ended_at = clock_timestamp() WHERE job_id = p_job AND ended_at IS NULL;
+  ELSE
+    DELETE FROM stage WHERE job_id = p_job AND fence = p_fence;
+    DELETE FROM attempt WHERE job_id = p_job AND fence = p_fence;
+  END IF;
+  UPDATE queue SET state = 'ready', begun = v_starts > 0 WHERE job_id = p_job;
   UPDATE job SET state = 'queued', session_id = NULL, fence = fence + 1, attempts = attempts + p_counts::int,
-      sequence = sequence + 1, stage = NULL WHERE id = p_job RETURNING * INTO v_job;
-  INSERT INTO event (job_id, seq, type, data) VALUES (p_job, v_job.sequence, 'state',
+      starts = v_starts, started_at = CASE WHEN v_starts > 0 THEN started_at END, sequence = sequence + 1, stage = NULL
+    WHERE id = p_job RETURNING sequence INTO v_sequence;
+  INSERT INTO event (job_id, seq, type, data) VALUES (p_job, v_sequence, 'state',
     jsonb_build_object('status', CASE WHEN v_job.segment > 0 THEN 'running' ELSE 'queued' END, 'reason', p_reason));
   RETURN 'queued';
 END $$;
@@ -243,20 +277,14 @@ BEGIN
   ELSIF p_state = 'cancelled' THEN
     RETURN hand_back(p_job, p_fence, 'stopped', false);
   END IF;
-  UPDATE job SET engine = p_result ->> 'engine', weights_digest = p_result ->> 'weightsDigest',
-      stand_in = (p_result ->> 'standIn')::boolean, stopped_at_step = (p_result ->> 'stoppedAtStep')::int,
-      gpu_released_at = coalesce((p_result ->> 'gpuReleasedAt')::timestamptz, gpu_released_at),
-      outputs = CASE WHEN v_state = 'succeeded' THEN p_result -> 'outputs' ELSE '[]' END,
-      upstream = CASE WHEN v_state = 'succeeded' THEN p_result -> 'upstream' END,
-      input_adjustments = input_adjustments || coalesce(p_result -> 'adjustments', '[]')
-    WHERE id = p_job;
-  UPDATE attempt SET replica = p_result ->> 'replica' WHERE job_id = p_job AND fence = p_fence;
-  PERFORM job_end(p_job, v_state, v_state, CASE WHEN v_state = 'failed' THEN p_failure END);
+  PERFORM job_end(p_job, v_state, v_state, CASE WHEN v_state = 'failed' THEN p_failure END, p_result);
   RETURN v_state;
 END $$;
 
--- A caller's cancel: a waiting job ends at once, a running one is asked to stop. Returns the job's state, NULL if not there.
-CREATE OR REPLACE FUNCTION cancel(p_account uuid, p_job uuid) RETURNS text LANGUAGE plpgsql AS $$
+-- A cancel: a waiting job ends at once, a running one is asked to stop. Returns the job's state, NULL if not there. A caller
+-- who cancels more than `p_most` running jobs within a day may submit nothing for `p_pause`; NULL: it is not the caller's.
+CREATE OR REPLACE FUNCTION cancel(p_account uuid, p_job uuid, p_request_id text, p_most int, p_pause interval)
+RETURNS text LANGUAGE plpgsql AS $$
 DECLARE
   v_job job;
 BEGIN
@@ -269,14 +297,34 @@ BEGIN
   IF v_job.finished_at IS NOT NULL OR v_job.cancel_requested_at IS NOT NULL THEN
     RETURN v_job.state;
   END IF;
-  UPDATE job SET cancel_requested_at = clock_timestamp(), sequence = sequence + 1 WHERE id = p_job;
-  INSERT INTO event (job_id, seq, type, data) VALUES (p_job, v_job.sequence + 1, 'cancel_requested', '{}');
+  UPDATE job SET cancel_requested_at = clock_timestamp(), sequence = sequence + 1,
+      running_cancel_at = CASE WHEN v_job.session_id IS NOT NULL AND p_most IS NOT NULL THEN clock_timestamp() END
+    WHERE id = p_job;
+  INSERT INTO event (job_id, seq, type, data) VALUES (p_job, v_job.sequence + 1, 'cancel_requested',
+    jsonb_strip_nulls(jsonb_build_object('requestId', p_request_id)));
   IF v_job.session_id IS NULL THEN
     PERFORM job_end(p_job, 'cancelled', 'cancelled', NULL);
     RETURN 'cancelled';
   END IF;
+  IF (SELECT count(*) FROM job WHERE account_id = p_account
+      AND running_cancel_at > clock_timestamp() - interval '1 day') > p_most THEN
+    UPDATE account SET paused_until = clock_timestamp() + p_pause WHERE id = p_account;
+  END IF;
   PERFORM pg_notify('job_stop', p_job::text);
   RETURN 'running';
+END $$;
+
+-- Cancel one job whose `cancel_by` is over; NULL when there is none. One job per call, as for every sweep that ends jobs.
+CREATE OR REPLACE FUNCTION cancel_due() RETURNS uuid LANGUAGE plpgsql AS $$
+DECLARE
+  v_due record;
+BEGIN
+  SELECT id, account_id INTO v_due FROM job
+    WHERE cancel_by < clock_timestamp() AND finished_at IS NULL AND cancel_requested_at IS NULL ORDER BY cancel_by LIMIT 1;
+  IF FOUND THEN
+    PERFORM cancel(v_due.account_id, v_due.id, NULL, NULL, NULL);
+  END IF;
+  RETURN v_due.id;
 END $$;
 
 -- A job that nobody started in time fails; one job per call, so that a sweep never holds many wallets.

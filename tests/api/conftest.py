@@ -9,8 +9,12 @@ from starlette.testclient import TestClient
 
 from accounts import idempotency
 from api.app import application
+from api.cursors import Cursors
 from api.services import Services
 from core.settings import Settings
+from jobs.estimates import Estimates
+from jobs.run_times import RunTimes
+from jobs.snapshot import Queues
 from pricing.tokens import QuoteTokens
 from storage import LocalStore
 from tests.api.doubles import KEY, BooksDouble, DatabaseDouble, JobsDouble, KeysDouble, RecordDouble, WakeupDouble
@@ -42,6 +46,8 @@ def services(
     monkeypatch: pytest.MonkeyPatch,
 ) -> Services:
     records = RecordDouble()
+    whatever: Any = database
+    queues = Queues(whatever)
     monkeypatch.setattr(idempotency, "begin", records.begin)
     monkeypatch.setattr(idempotency, "record", records.record)
     doubles: Any = {
@@ -54,7 +60,10 @@ def services(
     return Services(
         settings=Settings(data_dir=tmp_path, secret_key="k" * 32, max_body_bytes=200_000, public_url=BASE_URL),
         base_url=BASE_URL,
+        queues=queues,
+        estimates=Estimates(queues, RunTimes(whatever)),
         quote_tokens=QuoteTokens(b"k" * 32),
+        cursors=Cursors(b"k" * 32),
         store=store,
         **cast("dict[str, Any]", doubles),
     )

@@ -14,7 +14,7 @@ from accounts.keys import ApiKey, Caller
 from core.errors import IdempotencyConflict, InsufficientBalance, NotFound
 from core.ids import uuid7
 from core.money import usd
-from jobs.models import Job, Submission
+from jobs.models import Accepted, Job, Submission
 from pricing.book import PriceBook
 
 KEY = "kt_aaaaaaaa_" + "s" * 32
@@ -41,6 +41,10 @@ class DatabaseDouble:
 
     async def close(self) -> None:
         self.closed += 1
+
+    async def fetch(self, query: str, *values: Any) -> list[Mapping[str, Any]]:
+        self._used()
+        return []
 
     async def fetch_value(self, query: str, *values: Any) -> Any:
         self._used()
@@ -142,37 +146,39 @@ class JobsDouble:
         self.jobs: dict[UUID, Job] = {}
         self.keys: dict[tuple[UUID, str], tuple[bytes, UUID]] = {}
 
-    async def submit(self, submission: Submission) -> tuple[Job, bool]:
+    async def submit(self, submission: Submission) -> Accepted:
         if submission.idempotency_key is not None:
             known = self.keys.get((submission.account_id, submission.idempotency_key))
             if known is not None:
                 if known[0] != submission.fingerprint:
                     raise IdempotencyConflict
-                return self.jobs[known[1]], True
+                return Accepted(self.jobs[known[1]], self.purse, replayed=True)
         needed = submission.quote.amount_micros
         if needed > self.purse:
             raise InsufficientBalance("Top up.", details={"neededUsd": usd(needed), "availableUsd": usd(self.purse)})
         self.purse -= needed
         self.submissions.append(submission)
-        job = queued(submission, self.purse)
+        job = queued(submission)
         self.jobs[job.id] = job
         if submission.idempotency_key is not None:
             self.keys[submission.account_id, submission.idempotency_key] = (submission.fingerprint, job.id)
-        return job, False
+        return Accepted(job, self.purse, replayed=False)
 
-    async def replayed(self, account_id: UUID, idempotency_key: str, fingerprint: bytes) -> Job | None:
+    async def replayed(self, account_id: UUID, idempotency_key: str, fingerprint: bytes) -> Accepted | None:
         known = self.keys.get((account_id, idempotency_key))
         if known is not None and known[0] != fingerprint:
             raise IdempotencyConflict
-        return None if known is None else self.jobs[known[1]]
+        return None if known is None else Accepted(self.jobs[known[1]], self.purse, replayed=True)
 
-    async def get(self, account_id: UUID, job_id: UUID) -> Job:
+    async def get(self, account_id: UUID, job_id: UUID, *, details: bool = False) -> Job:
         job = self.jobs.get(job_id)
         if job is None or job.account_id != account_id:
             raise NotFound("No such job.")
         return job
 
-    async def cancel(self, account_id: UUID, job_id: UUID) -> Job:
+    async def cancel(
+        self, account_id: UUID, job_id: UUID, request_id: str | None = None, *, most_running: int | None = None
+    ) -> Job:
         job = await self.get(account_id, job_id)
         if job.state == "queued":
             job = self.jobs[job_id] = replace(
@@ -186,7 +192,7 @@ class JobsDouble:
         return job
 
 
-def queued(submission: Submission, balance_after: int) -> Job:
+def queued(submission: Submission) -> Job:
     """The job of a submission, as it stands right after it."""
     return Job(
         id=uuid7(),
@@ -204,7 +210,6 @@ def queued(submission: Submission, balance_after: int) -> Job:
         progress=0.0,
         stage=None,
         sequence=1,
-        queue_position=1,
         created_at=THEN,
         started_at=None,
         finished_at=None,
@@ -218,7 +223,6 @@ def queued(submission: Submission, balance_after: int) -> Job:
         outputs_deleted_at=None,
         failure=None,
         upstream=None,
-        balance_after=balance_after,
     )
 
 

@@ -80,7 +80,8 @@ def test_every_task_is_a_form_with_examples_that_work(document: dict[str, Any], 
         ({**FOX, "maxCostUsd": "0.05", "priority": "batch", "startTimeoutSeconds": 60}, True),
         ({**FOX, "maxCostUsd": 0.05, "priority": None}, True),
         ({**FOX, "maxCostUsd": "free"}, False),
-        ({**FOX, "webhookUrl": "https://example.com"}, False),
+        ({**FOX, "webhookUrl": "https://example.com", "cancelAfterSeconds": 9}, True),
+        ({**FOX, "webhookUrl": "example.com"}, False),
         ({**FOX, "task": "image.generat"}, False),
         ({"task": "image.generate"}, False),
         ({"task": "image.generate", "input": {}}, False),
@@ -135,7 +136,8 @@ def test_the_opt_in_hint_reaches_agents(document: dict[str, Any]) -> None:
 
 def test_query_fields_are_documented(document: dict[str, Any]) -> None:
     parameters = {each["name"]: each for each in document["paths"][JOBS]["get"]["parameters"]}
-    assert parameters["jobId"]["required"] is True
+    assert parameters["jobId"]["required"] is False
+    assert parameters["limit"]["schema"] == {"default": 20, "maximum": 100, "minimum": 1, "type": "integer"}
     assert parameters["includeDetails"]["schema"]["type"] == "boolean"
     names = [each["name"] for each in document["paths"][JOBS]["post"]["parameters"]]
     assert names == ["strict", "X-Idempotency-Key"]

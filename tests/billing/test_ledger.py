@@ -209,7 +209,7 @@ async def test_20_settles_at_once_end_a_hold_once(database: Database) -> None:
     assert await wallets.drift(database) == []
 
 
-_ADD = "INSERT INTO movement (kind, business_id, account_id) VALUES ('adjust', 'x', $1)"
+_ADD = "INSERT INTO movement (kind, business_id, account_id, hash) VALUES ('adjust', 'x', $1, sha256('x'))"
 _ENTRY = "INSERT INTO entry (movement_id, seq, book, account_id, amount, balance_after) VALUES "
 
 

@@ -8,6 +8,10 @@ _NONE_OF = {
     "the ledger does not sum to zero": "SELECT sum(amount) FROM entry HAVING coalesce(sum(amount), 0) <> 0",
     "a movement does not sum to zero": "SELECT movement_id FROM entry GROUP BY 1 HAVING sum(amount) <> 0",
     "a wallet drifts": "SELECT account_id FROM drift",
+    "a chain of movements is broken": "SELECT account_id FROM wallet WHERE chain_break(account_id) IS NOT NULL",
+    "an ended job with a webhook has no delivery, or another has one": """
+        SELECT job.id FROM job LEFT JOIN delivery ON delivery.job_id = job.id
+        GROUP BY job.id HAVING count(delivery) <> (job.webhook_url IS NOT NULL AND job.finished_at IS NOT NULL)::int""",
     "a hold does not fit its job's state": """
         SELECT job.id, job.state, hold.state FROM job LEFT JOIN hold ON hold.id = job.id
         WHERE hold.amount <> job.amount OR hold.state IS DISTINCT FROM

@@ -29,7 +29,7 @@ async def test_a_claim_starts_an_attempt(world: World) -> None:
     lease = await world.claim_one()
     assert lease == Lease(job.id, 1, account, "image.generate", 0, job.effective_input, None, "req_9")
     running = await world.reread(job)
-    assert (running.state, running.queue_position) == ("running", None)
+    assert running.state == "running"
     assert running.started_at is not None
     assert [(attempt.ended_at, attempt.outcome) for attempt in running.attempts] == [(None, None)]
 
@@ -58,7 +58,7 @@ async def test_failure_releases_the_price(world: World) -> None:
     job = await world.reread(lease)
     assert (job.state, job.hold_state, job.failure, job.outputs) == ("failed", "released", FAILURE.as_json(), [])
     assert await world.events(lease.job_id) == [
-        ("state", {"status": "queued"}),
+        ("state", {"status": "queued", "requestId": "req_1"}),
         ("state", {"status": "running"}),
         ("state", {"status": "failed", "failure": FAILURE.as_json()}),
     ]
@@ -497,3 +497,23 @@ async def test_drain_does_not_wait_for_the_dead(world: World, monkeypatch: pytes
     monkeypatch.setattr("jobs.leases.time", SimpleNamespace(monotonic=lambda: next(ticks)))
     await asyncio.wait_for(drain(world.database, 0), 5)
     assert next(ticks) <= 8
+
+
+async def test_what_no_engine_took_was_no_start_and_still_times_out(world: World) -> None:
+    job = await world.submit(await world.account())
+    for _ in range(30):
+        lease = await world.claim_one()
+        await world.leases.stage_begin(lease, "gpu")
+        assert await world.leases.hand_back(lease, "cluster_unavailable", counts=False, begun=False) == "queued"
+    waiting = await world.reread(job)
+    assert (waiting.state, waiting.started_at, waiting.attempts, waiting.stages) == ("queued", None, [], [])
+    lease = await world.claim_one()
+    assert await world.leases.hand_back(lease, "handed_back", counts=False) == "queued"
+    lease = await world.claim_one()
+    assert await world.leases.hand_back(lease, "cluster_unavailable", counts=False, begun=False) == "queued"
+    begun = await world.reread(job)
+    assert (begun.started_at is not None, [each.outcome for each in begun.attempts]) == (True, ["handed_back"])
+    never = await world.submit(await world.account(), start_timeout_seconds=0)
+    await world.leases.hand_back((await world.claim(2))[1], "cluster_unavailable", counts=False, begun=False)
+    assert await world.leases.time_out_starts() == 1
+    assert (await world.reread(never)).state == "failed"

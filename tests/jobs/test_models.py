@@ -26,8 +26,8 @@ async def allowed(database: Database, world: World, old: State, new: State) -> b
         job_id = uuid7()
         await connection.execute(
             """INSERT INTO job (id, account_id, task, state, effective_input, input_adjustments, warnings, billing,
-                 amount, pools, request_id, balance_after, start_by, finished_at, failure)
-               VALUES ($1, $2, 't', $3, '{}', '[]', '[]', '{}', 1, '{gpu}', 'r', 0, now(),
+                 amount, pools, request_id, start_by, finished_at, failure)
+               VALUES ($1, $2, 't', $3, '{}', '[]', '[]', '{}', 1, '{gpu}', 'r', now(),
                  CASE WHEN $4 THEN now() END, CASE WHEN $3 = 'failed' THEN $5::jsonb END)""",
             job_id,
             account,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 from uuid import UUID, uuid4
@@ -17,9 +18,13 @@ from core.errors import (
     InsufficientBalance,
     NotFound,
     QueueFull,
+    RateLimited,
     TaskUnavailable,
 )
 from jobs import pools
+from jobs.leases import Outcome
+from jobs.models import Accepted
+from jobs.snapshot import Queues
 from tests.jobs.world import DONE, FAILURE, PRICE, World, ids, submission
 
 NOTHING_LEFT = ("job", "queue", "idempotency", "hold", "event")
@@ -27,13 +32,14 @@ NOTHING_LEFT = ("job", "queue", "idempotency", "hold", "event")
 
 async def test_a_submit_holds_the_price_and_queues_the_job(world: World) -> None:
     account = await world.account(credit=1_000)
-    job, replayed = await world.jobs.submit(submission(account, idempotency_key="k"))
+    accepted = await world.jobs.submit(submission(account, idempotency_key="k"))
+    job, replayed = accepted.job, accepted.replayed
     assert not replayed
-    assert (job.state, job.hold_state, job.amount_micros, job.balance_after) == ("queued", "held", PRICE, 900)
-    assert (job.queue_position, job.sequence, job.progress, job.attempts, job.stages) == (1, 1, 0.0, [], [])
+    assert (job.state, job.hold_state, job.amount_micros, accepted.balance_after) == ("queued", "held", PRICE, 900)
+    assert (job.sequence, job.progress, job.attempts, job.stages) == (1, 0.0, [], [])
     assert job.effective_input == {"prompt": "a tree", "seed": 7}
     assert await world.balance(account) == Balance(900, 100, 0)
-    assert await world.events(job.id) == [("state", {"status": "queued"})]
+    assert await world.events(job.id) == [("state", {"status": "queued", "requestId": "req_1"})]
 
 
 async def test_too_little_money_leaves_nothing_behind(world: World) -> None:
@@ -63,20 +69,19 @@ async def test_50_submits_at_once_with_one_key_are_one_job(world: World) -> None
     )
     done = [end for end in ends if not isinstance(end, BaseException)]
     assert len(done) == 50
-    assert len({job.id for job, _ in done}) == 1
-    assert sum(replayed for _, replayed in done) == 49
+    assert len({accepted.job.id for accepted in done}) == 1
+    assert sum(accepted.replayed for accepted in done) == 49
     assert await world.counts("job", "hold", "idempotency") == [1, 1, 1]
 
 
 async def test_a_replay_is_the_first_job_whatever_the_price_is_now(world: World) -> None:
     account = await world.account(credit=PRICE)
     first = await world.submit(account, idempotency_key="k")
-    again, replayed = await world.jobs.submit(submission(account, idempotency_key="k", price=7, pools=("gone",)))
-    assert replayed
-    assert again == first
+    again = await world.jobs.submit(submission(account, idempotency_key="k", price=7, pools=("gone",)))
+    assert again == Accepted(first, 0, replayed=True)
     await world.succeed(await world.claim_one())
-    ended, replayed = await world.jobs.submit(submission(account, idempotency_key="k"))
-    assert (replayed, ended.id, ended.state, ended.balance_after) == (True, first.id, "succeeded", 0)
+    ended = await world.jobs.submit(submission(account, idempotency_key="k"))
+    assert (ended.replayed, ended.job.id, ended.job.state, ended.balance_after) == (True, first.id, "succeeded", 0)
 
 
 async def test_another_body_under_the_same_key_is_a_conflict(world: World) -> None:
@@ -85,15 +90,15 @@ async def test_another_body_under_the_same_key_is_a_conflict(world: World) -> No
     with pytest.raises(IdempotencyConflict):
         await world.submit(account, idempotency_key="k", fingerprint=b"o" * 32)
     other = await world.account()
-    assert (await world.jobs.submit(submission(other, idempotency_key="k", fingerprint=b"o" * 32)))[1] is False
+    assert not (await world.jobs.submit(submission(other, idempotency_key="k", fingerprint=b"o" * 32))).replayed
 
 
 async def test_replayed_finds_the_job_of_an_earlier_submit(world: World) -> None:
     account, other = await world.account(), await world.account()
     body = submission(account, idempotency_key="k")
     assert await world.jobs.replayed(account, "k", body.fingerprint) is None
-    job, _ = await world.jobs.submit(body)
-    assert await world.jobs.replayed(account, "k", body.fingerprint) == job
+    accepted = await world.jobs.submit(body)
+    assert await world.jobs.replayed(account, "k", body.fingerprint) == replace(accepted, replayed=True)
     assert await world.jobs.replayed(account, "K", body.fingerprint) is None
     assert await world.jobs.replayed(other, "k", body.fingerprint) is None
     with pytest.raises(IdempotencyConflict):
@@ -106,10 +111,10 @@ async def test_a_key_is_forgotten_after_24_hours(world: World) -> None:
     await world.database.execute("UPDATE idempotency SET created_at = now() - interval '24 hours 1 second'")
     assert await world.jobs.replayed(account, "k", b"f" * 32) is None
     assert await world.jobs.replayed(account, "k", b"o" * 32) is None
-    second, replayed = await world.jobs.submit(submission(account, idempotency_key="k"))
-    assert not replayed
-    assert second.id != first.id
-    assert await world.jobs.replayed(account, "k", b"f" * 32) == second
+    second = await world.jobs.submit(submission(account, idempotency_key="k"))
+    assert not second.replayed
+    assert second.job.id != first.id
+    assert await world.jobs.replayed(account, "k", b"f" * 32) == replace(second, replayed=True)
 
 
 async def test_a_refused_submit_is_no_replay(world: World) -> None:
@@ -187,16 +192,21 @@ async def test_a_job_is_only_its_accounts(world: World) -> None:
     assert (await world.reread(job)).state == "queued"
 
 
+async def places(world: World) -> Mapping[UUID, int]:
+    """The jobs' places in line, freshly read."""
+    return (await Queues(world.database).snapshot()).positions
+
+
 async def test_queue_positions_count_what_is_served_before(world: World) -> None:
     account = await world.account(concurrency=3)
     jobs = [await world.submit(account) for _ in range(4)]
-    assert [(await world.reread(job)).queue_position for job in jobs] == [1, 2, 3, None]
+    assert [(await places(world)).get(job.id) for job in jobs] == [1, 2, 3, None]
     lease = await world.claim_one()
-    assert [(await world.reread(job)).queue_position for job in jobs] == [None, 1, 2, None]
+    assert [(await places(world)).get(job.id) for job in jobs] == [None, 1, 2, None]
     await world.leases.hand_back(lease, "handed_back", counts=False)
-    assert [(await world.reread(job)).queue_position for job in jobs] == [1, 2, 3, None]
+    assert [(await places(world)).get(job.id) for job in jobs] == [1, 2, 3, None]
     other = await world.submit(await world.account())
-    assert (await world.reread(other)).queue_position == 2
+    assert (await places(world)).get(other.id) == 2
 
 
 async def cancel(world: World, job_id: UUID, account: UUID) -> tuple[str, str, bool]:
@@ -258,7 +268,7 @@ async def test_cancel_after_the_end_changes_nothing(world: World, end: Any) -> N
     await world.submit(account)
     lease = await world.claim_one()
     await world.leases.settle(lease, end, DONE, FAILURE if end == "failed" else None)
-    before = await world.reread(lease)
+    before = await world.jobs.get(account, lease.job_id)
     assert await world.jobs.cancel(account, lease.job_id) == before
     assert before.cancel_requested_at is None
 
@@ -281,3 +291,89 @@ async def test_every_error_of_a_submit_is_one_that_callers_know(world: World) ->
     for changes in ({}, {"pools": ("gone",)}):
         with pytest.raises(ApiError):
             await world.submit(account, **changes)
+
+
+async def test_only_cancels_of_running_jobs_beyond_the_limit_pause_submits(world: World) -> None:
+    account = await world.account()
+    for _ in range(3):
+        waiting = await world.submit(account)
+        await world.jobs.cancel(account, waiting.id, most_running=1)
+    for _ in range(2):
+        await world.submit(account)
+        lease = await world.claim_one()
+        await world.jobs.cancel(account, lease.job_id, "req_c", most_running=1)
+        await world.jobs.cancel(account, lease.job_id, "req_c", most_running=1)
+        await world.leases.settle(lease, "cancelled", Outcome())
+    with pytest.raises(RateLimited) as caught:
+        await world.submit(account)
+    assert 590 <= int(caught.value.headers["Retry-After"]) <= 600
+    assert ("cancel_requested", {"requestId": "req_c"}) in await world.events(lease.job_id)
+    assert (await world.balance(account)).held == 0
+    await world.database.execute("UPDATE account SET paused_until = clock_timestamp()")
+    await world.submit(account)
+
+
+async def test_a_job_is_cancelled_when_its_own_deadline_is_over(world: World) -> None:
+    account = await world.account()
+    waiting = await world.submit(account, cancel_after_seconds=0)
+    kept = await world.submit(account, cancel_after_seconds=60)
+    assert await world.leases.cancel_due() == 1
+    assert [(await world.reread(job)).state for job in (waiting, kept)] == ["cancelled", "queued"]
+    lease = await world.claim_one()
+    await world.database.execute("UPDATE job SET cancel_by = clock_timestamp() WHERE id = $1", lease.job_id)
+    assert await world.leases.cancel_due() == 1
+    assert await world.leases.cancel_due() == 0
+    assert await world.leases.stop_requested(world.session) == [(lease.job_id, lease.fence)]
+    assert await world.database.fetch_value("SELECT count(*) FROM job WHERE running_cancel_at IS NOT NULL") == 0
+    assert await world.leases.settle(lease, "succeeded", DONE) == "cancelled"
+
+
+@pytest.mark.parametrize("end", ["succeeded", "failed", "cancelled"])
+async def test_the_end_of_a_job_with_a_webhook_leaves_a_delivery(world: World, end: Any) -> None:
+    account = await world.account()
+    await world.submit(account, webhook_url="https://example.com/hook")
+    lease = await world.claim_one()
+    if end == "cancelled":
+        await world.jobs.cancel(account, lease.job_id)
+    await world.leases.settle(lease, end, DONE, FAILURE if end == "failed" else None)
+    (row,) = await world.database.fetch("SELECT job_id, type, url, state FROM delivery")
+    assert tuple(row) == (lease.job_id, f"job.{end}", "https://example.com/hook", "pending")
+
+
+async def test_pages_go_from_the_newest_to_the_oldest(world: World) -> None:
+    account = await world.account()
+    made = [await world.submit(account) for _ in range(5)]
+    await world.submit(await world.account())
+
+    async def page(before: UUID | None = None, **asked: Any) -> list[UUID]:
+        wanted: Any = {"limit": 2, "state": None, "task": None} | asked
+        return [job.id for job in await world.jobs.page(account, before=before, **wanted)]
+
+    newest_first = [job.id for job in reversed(made)]
+    assert await page() == newest_first[:2]
+    assert await page(newest_first[1]) == newest_first[2:4]
+    assert await page(newest_first[3]) == newest_first[4:]
+    assert await page(newest_first[4]) == []
+    lease = await world.claim_one()
+    assert await page(state="running") == [lease.job_id]
+    assert await page(state="queued", limit=9) == newest_first[:4]
+    assert await page(task="image.generate") == newest_first[:2]
+    assert await page(task="video.generate") == []
+
+
+async def test_a_job_between_its_segments_is_listed_as_running(world: World) -> None:
+    account = await world.account()
+    job = await world.submit(account, pools=("gpu", "cpu"))
+    await world.leases.segment_end(await world.claim_one(), {})
+    wanted: Any = {"limit": 9, "before": None, "task": None}
+    assert [each.id for each in await world.jobs.page(account, state="running", **wanted)] == [job.id]
+    assert await world.jobs.page(account, state="queued", **wanted) == []
+
+
+async def test_a_job_names_the_inputs_it_was_given(world: World) -> None:
+    account = await world.account()
+    await world.database.execute("INSERT INTO input (sha256) VALUES ($1)", b"i" * 32)
+    job = await world.submit(account, inputs=(b"i" * 32, b"i" * 32))
+    assert await world.database.fetch_value("SELECT array_agg(job_id) FROM job_input") == [job.id]
+    with pytest.raises(asyncpg.ForeignKeyViolationError):
+        await world.submit(account, inputs=(b"j" * 32,))

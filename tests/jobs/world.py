@@ -80,7 +80,7 @@ class World:
         return await wallets.balance(self.database, account)
 
     async def submit(self, account: UUID, **changes: Any) -> Job:
-        return (await self.jobs.submit(submission(account, **changes)))[0]
+        return (await self.jobs.submit(submission(account, **changes))).job
 
     async def submit_many(
         self, account: UUID, count: int, *, priority: Priority = "standard", pool: str = "gpu", cost: float = 1.0
@@ -90,7 +90,8 @@ class World:
         made.sort()
         await self.database.execute(
             """SELECT submit(id, $2, 'image.generate', '{}', '[]', '[]', '{}', $6, ARRAY[$3], $4, $5::smallint, 'req',
-                 'route', NULL, '', interval '1 hour') FROM unnest($1::uuid[]) WITH ORDINALITY AS given (id, place)
+                 'route', NULL, '', interval '1 hour', NULL, NULL, '{}')
+               FROM unnest($1::uuid[]) WITH ORDINALITY AS given (id, place)
                ORDER BY place""",
             made,
             account,
@@ -125,7 +126,7 @@ class World:
     async def reread(self, job: Job | Lease | UUID) -> Job:
         job_id = job if isinstance(job, UUID) else job.job_id if isinstance(job, Lease) else job.id
         owner = await self.database.fetch_value("SELECT account_id FROM job WHERE id = $1", job_id)
-        return await self.jobs.get(owner, job_id)
+        return await self.jobs.get(owner, job_id, details=True)
 
     async def queue(self, account: UUID, columns: str = "state") -> list[Any]:
         """One column of the account's queue rows, in the order of their jobs."""
