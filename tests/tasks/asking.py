@@ -28,6 +28,19 @@ LEAST: dict[str, dict[str, Any]] = {
 CLONE = {"mode": "voice_clone", "text": TEXT, "referenceAudio": URL, "referenceTranscript": "She keeps her voice low."}
 
 
+def by_url(value: Any) -> Any:
+    """`value` with a URL in place of every inline file."""
+    match value:
+        case {"dataBase64": _}:
+            return URL
+        case dict():
+            return {name: by_url(each) for name, each in value.items()}
+        case list():
+            return [by_url(each) for each in value]
+        case _:
+            return value
+
+
 def prepare(task: str, *, strict: Any = False, **fields: Any) -> Prepared:
     """The least input of `task` with `fields` besides."""
     return TASKS[task].prepare({**LEAST[task], **fields}, strict=strict)
