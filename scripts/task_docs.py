@@ -40,9 +40,9 @@ def _index(book: PriceBook) -> Iterator[str]:
         rule = _summary(RULES[task.name])
         yield f"| [`{task.name}`]({task.name}.md) | {task.title} | {task.model} | {task.output} | {rule} |"
     yield ""
-    yield "Every task takes `seed`. Unknown fields are refused, null counts as absent. What can be adjusted is adjusted, priced"
-    yield "as adjusted and listed in `inputAdjustments`; `?strict=1` refuses it instead. An explicit field that overrides a"
-    yield "preset is listed there too, and is never refused. A default is never an adjustment."
+    yield "Every task takes `seed`. Unknown fields are refused, null counts as absent. What can be adjusted is adjusted,"
+    yield "priced as adjusted and listed in `inputAdjustments`; `?strict=1` refuses it instead. An explicit field that"
+    yield "overrides a preset is listed there too, and is never refused. A default is never an adjustment."
 
 
 def _page(task: Task[Any], book: PriceBook) -> Iterator[str]:
