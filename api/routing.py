@@ -45,7 +45,8 @@ class NoQuery(Query):
 
 @dataclass(frozen=True)
 class Operation:
-    """A method on a path. `answer` is None for an answer that is no JSON; `aliases` are further paths.
+    """A method on a path. `answer` is None for an answer that is no JSON; `aliases` are further paths,
+    `besides` the media types of its other answers.
 
     `body` validates, `forms` are the shapes it is documented with when there are several, told apart by their field
     `task`. A public operation asks for no key and touches no database.
@@ -63,6 +64,7 @@ class Operation:
     own_errors: Sequence[type[ApiError]]
     public: bool
     aliases: Sequence[str]
+    besides: Sequence[str]
 
     @cached_property
     def name(self) -> str:
@@ -135,11 +137,13 @@ def operation(
     errors: Sequence[type[ApiError]] = (),
     public: bool = False,
     aliases: Sequence[str] = (),
+    besides: Sequence[str] = (),
 ) -> Callable[[Handler], Operation]:
     """Make a handler an `Operation`, whose fields the arguments are."""
 
     def made(handler: Handler) -> Operation:
-        return Operation(handler, method, path, tag, answer, status, body, forms, query, errors, public, aliases)
+        own = (body, forms, query, errors, public, aliases, besides)
+        return Operation(handler, method, path, tag, answer, status, *own)
 
     return made
 

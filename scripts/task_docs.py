@@ -111,7 +111,7 @@ def _takes(node: Mapping[str, Any], schema: Mapping[str, Any]) -> str:
     match kind:
         case "array":
             return f"list of {_range(node, 'Items')}: {_takes(node['items'], schema)}"
-        case "string" if node.get("format") == "uri":
+        case "string" if "pattern" in node:
             return "URL"
         case "string":
             return f"text, {_range(node, 'Length')} characters"

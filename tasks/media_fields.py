@@ -58,7 +58,7 @@ MediaUrl = Annotated[
     Field(
         max_length=MAX_URL_CHARACTERS,
         description="An http or https URL; fetched when the job runs.",
-        json_schema_extra={"format": "uri", "pattern": _URL_PATTERN},
+        json_schema_extra={"pattern": _URL_PATTERN},
     ),
 ]
 """An http or https URL, fetched when the job runs."""
