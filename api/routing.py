@@ -45,8 +45,7 @@ class NoQuery(Query):
 
 @dataclass(frozen=True)
 class Operation:
-    """A method on a path. `answer` is None for an answer that is no JSON; `aliases` are further paths,
-    `besides` the media types of its other answers.
+    """A method on a path. `answer` is None for an answer that is no JSON; `aliases` are further paths.
 
     `body` validates, `forms` are the shapes it is documented with when there are several, told apart by their field
     `task`. A public operation asks for no key and touches no database.
@@ -64,7 +63,6 @@ class Operation:
     own_errors: Sequence[type[ApiError]]
     public: bool
     aliases: Sequence[str]
-    besides: Sequence[str]
 
     @cached_property
     def name(self) -> str:
@@ -137,13 +135,11 @@ def operation(
     errors: Sequence[type[ApiError]] = (),
     public: bool = False,
     aliases: Sequence[str] = (),
-    besides: Sequence[str] = (),
 ) -> Callable[[Handler], Operation]:
     """Make a handler an `Operation`, whose fields the arguments are."""
 
     def made(handler: Handler) -> Operation:
-        own = (body, forms, query, errors, public, aliases, besides)
-        return Operation(handler, method, path, tag, answer, status, *own)
+        return Operation(handler, method, path, tag, answer, status, body, forms, query, errors, public, aliases)
 
     return made
 
