@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from api.call import Call
 from api.idempotency import HEADERS, MAX_CHARACTERS
-from api.models import Query
+from api.models import Answer, Query
 from api.routing import NoQuery, Operation, operation
 from core.errors import ApiError, InsufficientBalance, MethodNotAllowed, OverMaxCost, RateLimited, Unauthorized
 
@@ -104,6 +104,8 @@ def _success(each: Operation, references: dict[Any, Any]) -> dict[str, Any]:
     headers += ["Idempotency-Replayed"] if each.writes and each.body is not None else []
     schema = references[each.answer, "serialization"] if each.answer else None
     content = {_JSON: {"schema": schema}} if schema else {"*/*": {}}
+    others = each.answer.also_as if each.answer and issubclass(each.answer, Answer) else ()
+    content |= {media_type: {"schema": {"type": "string"}} for media_type in others}
     return {"description": each.status.phrase, "headers": _header_references(headers), "content": content}
 
 
