@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager, suppress
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 
-from api import balance, health, jobs, keys, openapi, quotes
+from api import balance, health, jobs, keys, openapi, quotes, webhooks
 from api.errors import HANDLERS
 from api.middleware import Cors, RequestContext
 from api.objects import read_object
@@ -25,6 +25,10 @@ OPERATIONS: tuple[Operation, ...] = (
     jobs.get_job,
     jobs.cancel_job,
     quotes.create_quote,
+    webhooks.get_webhook_secret,
+    webhooks.rotate_webhook_secret,
+    webhooks.list_deliveries,
+    webhooks.redeliver,
     balance.get_balance,
     keys.list_keys,
     keys.create_key,

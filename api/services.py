@@ -18,6 +18,7 @@ from jobs.store import Jobs
 from jobs.wakeup import Wakeup
 from pricing.tokens import QuoteTokens
 from storage import Store, open_store
+from webhooks.store import Webhooks
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -55,6 +56,7 @@ class Services:
     quote_tokens: QuoteTokens
     store: Store
     wakeup: Wakeup
+    webhooks: Webhooks
     large: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(2))
 
     @classmethod
@@ -82,6 +84,7 @@ class Services:
             quote_tokens=QuoteTokens(settings.key),
             store=open_store(settings, base),
             wakeup=Wakeup(database),
+            webhooks=Webhooks(database, settings.key),
         )
 
     async def offload(self, size: int, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

@@ -16,7 +16,16 @@ from jobs.run_times import RunTimes
 from jobs.snapshot import Queues
 from pricing.tokens import QuoteTokens
 from storage import LocalStore
-from tests.api.doubles import KEY, BooksDouble, DatabaseDouble, JobsDouble, KeysDouble, RecordDouble, WakeupDouble
+from tests.api.doubles import (
+    KEY,
+    BooksDouble,
+    DatabaseDouble,
+    JobsDouble,
+    KeysDouble,
+    RecordDouble,
+    WakeupDouble,
+    WebhooksDouble,
+)
 
 BASE_URL = "https://api.example.test"
 
@@ -55,6 +64,7 @@ def services(
         "jobs": jobs,
         "price_books": BooksDouble(),
         "wakeup": WakeupDouble(),
+        "webhooks": WebhooksDouble(jobs),
     }
     return Services(
         settings=Settings(data_dir=tmp_path, secret_key="k" * 32, max_body_bytes=200_000, public_url=BASE_URL),
