@@ -67,6 +67,13 @@ class Background:
             Exception: a fault of ours; the process had better be started again.
         """
         await patiently(self._services.database.open)
+        try:
+            async with self._app.open_async():
+                await self._parts()
+        finally:
+            await self._services.database.close()
+
+    async def _parts(self) -> None:
         parts = [asyncio.create_task(self._deliveries.run()), asyncio.create_task(self._work())]
         try:
             ended, _ = await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
@@ -75,23 +82,21 @@ class Background:
             for part in parts:
                 part.cancel()
             await asyncio.wait(parts)
-            await self._services.database.close()
 
     async def _work(self) -> None:
         """Run procrastinate's worker, again when it lost the database."""
         while True:
             try:
-                async with self._app.open_async():
-                    await self._app.run_worker_async(
-                        name="background",
-                        concurrency=CONCURRENCY,
-                        install_signal_handlers=False,
-                        delete_jobs="successful",
-                        fetch_job_polling_interval=self._schedule.poll,
-                        update_heartbeat_interval=self._schedule.beat,
-                        stalled_worker_timeout=self._schedule.silence,
-                        shutdown_graceful_timeout=self._schedule.drain,
-                    )
+                await self._app.run_worker_async(
+                    name="background",
+                    concurrency=CONCURRENCY,
+                    install_signal_handlers=False,
+                    delete_jobs="successful",
+                    fetch_job_polling_interval=self._schedule.poll,
+                    update_heartbeat_interval=self._schedule.beat,
+                    stalled_worker_timeout=self._schedule.silence,
+                    shutdown_graceful_timeout=self._schedule.drain,
+                )
             except AWAY as error:
                 _log.warning("the database is away; the worker begins again when it is back", error=repr(error))
             await asyncio.sleep(_AGAIN_SECONDS)
@@ -112,7 +117,8 @@ def _add(app: App, sweep: Sweep, services: Services) -> None:
     app.periodic(cron=sweep.cron)(app.task(name=name, queue="sweeps", queueing_lock=name, priority=10)(task))
 
 
-async def _until_signalled(background: Background) -> None:
+async def until_signalled(background: Background) -> None:
+    """Run it until SIGINT or SIGTERM."""
     running = asyncio.create_task(background.run())
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, running.cancel)
@@ -124,7 +130,7 @@ def main() -> None:
     """The command: works until SIGINT or SIGTERM."""
     settings = Settings()
     configure(settings.log_level, json=settings.log_json)
-    asyncio.run(_until_signalled(Background(Services.of(settings))))
+    asyncio.run(until_signalled(Background(Services.of(settings))))
 
 
 if __name__ == "__main__":
