@@ -10,30 +10,34 @@ from contextlib import asynccontextmanager, suppress
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 
-from api import balance, health, jobs, keys, openapi, quotes, webhooks
+from api import balance, billing, health, jobs, keys, openapi, quotes, webhooks
 from api.errors import HANDLERS
 from api.middleware import Cors, RequestContext
 from api.objects import read_object
 from api.routing import Operation, routes
 from api.services import Services
+from api.uploaded import put_upload
 from core.database import UNAVAILABLE, patiently
 from core.log import configure, logger
 from core.settings import Settings
 
 OPERATIONS: tuple[Operation, ...] = (
     jobs.submit_job,
-    jobs.get_job,
+    jobs.get_jobs,
     jobs.cancel_job,
     quotes.create_quote,
     webhooks.get_webhook_secret,
     webhooks.rotate_webhook_secret,
     webhooks.list_deliveries,
     webhooks.redeliver,
+    billing.get_receipt,
     balance.get_balance,
+    billing.list_entries,
     keys.list_keys,
     keys.create_key,
     keys.revoke_key,
     read_object,
+    put_upload,
     health.health,
     openapi.openapi,
 )

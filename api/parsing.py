@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import math
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn, TypeVar
 
@@ -13,13 +15,15 @@ from pydantic import BaseModel
 from starlette.datastructures import QueryParams
 from starlette.requests import Request
 
-from core.errors import BodyTooLarge, FieldProblem, InvalidInput, MalformedJson, UnsupportedMediaType
+from core.errors import BodyTooLarge, BodyTooSlow, FieldProblem, InvalidInput, MalformedJson, UnsupportedMediaType
 from tasks.validation import refusal, validated
 
 MAX_DEPTH = 32
 """How deep objects and lists may nest."""
 MAX_MARKS = 50_000
 """How many commas and opening brackets a body may hold: megabytes of tiny values would take gigabytes as objects."""
+SILENCE_SECONDS = 30.0
+BODY_SECONDS = 600.0
 
 _EXACT_IN_A_FLOAT = 2**53
 
@@ -41,21 +45,27 @@ async def read(request: Request, limit: int) -> bytes:
     Raises:
         UnsupportedMediaType: it says otherwise.
         BodyTooLarge: more than `limit` bytes, declared or sent.
+        BodyTooSlow: nothing came for `SILENCE_SECONDS`, or not all of it within `BODY_SECONDS`.
         MalformedJson: more values than any request needs.
     """
-    _require_json(request.headers.get("content-type", ""))
+    _require_json(request.headers.getlist("content-type"))
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > limit:
         raise _too_large(limit)
     body = bytearray()
     marks = 0
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > limit:
-            raise _too_large(limit)
-        marks += sum(map(chunk.count, (b",", b"[", b"{")))
-        if marks > MAX_MARKS:
-            raise MalformedJson("The body holds more values than any request needs; send fewer.")
+    try:
+        async with asyncio.timeout(SILENCE_SECONDS) as silence, asyncio.timeout(BODY_SECONDS):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > limit:
+                    raise _too_large(limit)
+                marks += sum(map(chunk.count, (b",", b"[", b"{")))
+                if marks > MAX_MARKS:
+                    raise MalformedJson("The body holds more values than any request needs; send fewer.")
+                silence.reschedule(asyncio.get_running_loop().time() + SILENCE_SECONDS)
+    except TimeoutError:
+        raise BodyTooSlow(headers={"Connection": "close"}) from None
     return bytes(body)
 
 
@@ -100,8 +110,10 @@ def query(params: QueryParams, model: type[ModelT]) -> ModelT:
     return validated(model, dict(params), root="")
 
 
-def _require_json(content_type: str) -> None:
-    kind, *parameters = (part.strip().lower() for part in content_type.split(";"))
+def _require_json(content_types: Sequence[str]) -> None:
+    if len(content_types) != 1:
+        raise UnsupportedMediaType
+    kind, *parameters = (part.strip().lower() for part in content_types[0].split(";"))
     charset = next((value.strip('" ') for value in parameters if value.startswith("charset=")), "charset=utf-8")
     if kind != "application/json" or charset.removeprefix("charset=").strip('"') not in ("utf-8", "utf8"):
         raise UnsupportedMediaType

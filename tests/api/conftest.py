@@ -9,6 +9,7 @@ from starlette.testclient import TestClient
 
 from accounts import idempotency
 from api.app import application
+from api.cursors import Cursors
 from api.services import Services
 from core.settings import Settings
 from jobs.estimates import Estimates
@@ -26,8 +27,12 @@ from tests.api.doubles import (
     WakeupDouble,
     WebhooksDouble,
 )
+from tests.storage.conftest import make_s3, no_aws, swift
 
 BASE_URL = "https://api.example.test"
+SECRET = b"k" * 32
+
+__all__ = ["make_s3", "no_aws", "swift"]
 
 
 @pytest.fixture
@@ -42,7 +47,7 @@ def jobs() -> JobsDouble:
 
 @pytest.fixture
 def store(tmp_path: Path) -> LocalStore:
-    return LocalStore(tmp_path / "storage", BASE_URL, b"k" * 32)
+    return LocalStore(tmp_path / "storage", BASE_URL, SECRET)
 
 
 @pytest.fixture
@@ -72,6 +77,7 @@ def services(
         queues=queues,
         estimates=Estimates(queues, RunTimes(whatever)),
         quote_tokens=QuoteTokens(b"k" * 32),
+        cursors=Cursors(b"k" * 32),
         store=store,
         **cast("dict[str, Any]", doubles),
     )

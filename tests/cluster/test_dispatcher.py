@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import math
 from collections.abc import AsyncIterator
 from typing import Any
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 from ray.exceptions import ActorDiedError, RayError
 
-from cluster import conversation, dispatcher, fleet
+from cluster import conversation, dispatcher, fleet, work
 from cluster.dispatcher import Dispatcher, app
 from cluster.steps import Steps
 from core.database import Database
@@ -21,6 +22,7 @@ from jobs import leases
 from jobs.leases import Leases, Outcome
 from jobs.models import Job
 from media.errors import InvalidMedia
+from storage import StoreUnavailable
 from tests.cluster.doubles import (
     RELEASED,
     STARTED,
@@ -172,7 +174,7 @@ async def test_a_job_whose_replica_was_killed_succeeds_in_its_second_attempt_at_
     assert await money(database, job) == (CREDIT - PRICE, 0)
 
 
-async def test_waiting_for_a_replica_counts_as_no_attempt(
+async def test_waiting_for_a_replica_is_no_attempt(
     dispatching: Dispatching, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(conversation, "REPLICA_WAIT_SECONDS", 0.05)
@@ -185,7 +187,47 @@ async def test_waiting_for_a_replica_counts_as_no_attempt(
     dispatching.start(in_turn(silence, stillborn, silence, stillborn, painting))
     job = await ended(database, await submitted(database, POOL, INPUT))
     assert job.state == "succeeded"
-    assert outcomes(job) == ["cluster_unavailable"] * 4 + ["succeeded"]
+    assert outcomes(job) == ["succeeded"]
+
+
+def refusing(key: str, content: bytes, mime_type: str) -> dict[str, Any]:
+    raise StoreUnavailable("SlowDown", "wait")
+
+
+async def test_a_store_that_is_away_counts_as_no_attempt(
+    dispatching: Dispatching, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatcher, "_STORE_AWAY_SECONDS", 0.05)
+    remote, tries = work.remote, itertools.count(1)
+
+    def away_at_first(function: Any, *arguments: Any) -> Any:
+        away = function is work.publish and next(tries) <= 4
+        return remote(refusing if away else function, *arguments)
+
+    monkeypatch.setattr(work, "remote", away_at_first)
+    dispatching.start()
+    job = await ended(database, await submitted(database, POOL, INPUT))
+    assert (job.state, outcomes(job)) == ("succeeded", ["storage_unavailable"] * 4 + ["succeeded"])
+    assert await money(database, job) == (CREDIT - PRICE, 0)
+
+
+async def test_a_job_that_waits_for_the_store_can_be_cancelled_at_once(
+    dispatching: Dispatching, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = asyncio.Event()
+
+    async def chain(steps: Steps) -> Outcome:
+        tried.set()
+        raise StoreUnavailable("SlowDown", "wait")
+
+    monkeypatch.setattr(dispatcher, "CHAINS", {"test": (chain,)})
+    dispatching.start()
+    job = await submitted(database, POOL, task="test")
+    await tried.wait()
+    await database.execute("SELECT cancel($1, $2)", job.account_id, job.id)
+    found = await asyncio.wait_for(ended(database, job), 10)
+    assert (found.state, outcomes(found)) == ("cancelled", ["storage_unavailable"])
+    assert await money(database, found) == (CREDIT, 0)
 
 
 async def test_a_halt_that_nobody_asked_for_gives_the_job_back_and_not_at_once(
@@ -207,7 +249,7 @@ async def test_a_cancelled_running_job_ends_when_its_engine_has_stopped(
     dispatching.start(engine.answer)
     job = await submitted(database, POOL, INPUT)
     await engine.began.wait()
-    await database.execute("SELECT cancel($1, $2)", job.account_id, job.id)
+    await database.execute("SELECT cancel($1, $2, NULL, NULL, NULL)", job.account_id, job.id)
     await asyncio.sleep(0.2)
     assert (await job_of(database, job)).finished_at is None, "the engine still holds its GPU"
     engine.lost.set()
@@ -220,7 +262,7 @@ async def test_a_cancelled_job_that_no_replica_took_ends_at_once(dispatching: Di
     handle = dispatching.start(silence)
     job = await submitted(database, POOL, INPUT)
     await until_true(lambda: handle.streams, "the call")
-    await database.execute("SELECT cancel($1, $2)", job.account_id, job.id)
+    await database.execute("SELECT cancel($1, $2, NULL, NULL, NULL)", job.account_id, job.id)
     found = await ended(database, job)
     assert (found.state, found.stopped_at_step) == ("cancelled", None)
     assert handle.streams[0].cancelled
@@ -400,7 +442,7 @@ async def test_a_job_claimed_again_before_its_first_lease_was_put_away_can_still
     await asyncio.sleep(0.8)
     assert lost == ["queued"]
     assert len(dispatching.started[0]._running) == 1, "the end of the first lease must not forget the second"
-    await database.execute("SELECT cancel($1, $2)", job.account_id, job.id)
+    await database.execute("SELECT cancel($1, $2, NULL, NULL, NULL)", job.account_id, job.id)
     engine.lost.set()
     assert (await ended(database, job)).state == "cancelled"
 
