@@ -23,6 +23,7 @@ from starlette.routing import Match, Route
 from starlette.types import Scope
 
 from api.services import Services
+from billing import checks
 from core.database import UNAVAILABLE, Database
 from core.log import logger
 from core.metrics import REGISTRY, SHARED
@@ -96,7 +97,23 @@ async def deliveries(database: Database) -> list[Metric]:
     ]
 
 
-SOURCES: tuple[Source, ...] = (queues, money, deliveries)
+async def ledger(database: Database) -> list[Metric]:
+    """What the background process found when it last checked the ledger."""
+    found = await checks.last(database)
+    return [
+        _gauge(
+            "ledger_check_wrong", "Accounts at fault: must be 0.", ["scope"], [([e.scope], len(e.wrong)) for e in found]
+        ),
+        _gauge(
+            "ledger_check_timestamp_seconds",
+            "When the check was made, since 1970.",
+            ["scope"],
+            [([each.scope], each.at.timestamp()) for each in found],
+        ),
+    ]
+
+
+SOURCES: tuple[Source, ...] = (queues, money, deliveries, ledger)
 """What is asked of the database at a scrape."""
 
 

@@ -20,6 +20,7 @@ from jobs.store import Jobs
 from jobs.wakeup import Wakeup
 from pricing.tokens import QuoteTokens
 from storage import Store, open_store
+from webhooks.store import Webhooks
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -59,6 +60,7 @@ class Services:
     store: Store
     wakeup: Wakeup
     rate_limits: RateLimits
+    webhooks: Webhooks
     large: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(2))
 
     @classmethod
@@ -88,6 +90,7 @@ class Services:
             store=open_store(settings, base),
             wakeup=Wakeup(database),
             rate_limits=RateLimits.of(settings),
+            webhooks=Webhooks(database, settings.key),
         )
 
     async def offload(self, size: int, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

@@ -144,6 +144,13 @@ class AmbiguousPrefix(ApiError):
     status = 409
 
 
+class WrongState(ApiError):
+    """What is asked does not fit the state that the thing is in."""
+
+    code = "wrong_state"
+    status = 409
+
+
 class QuoteMismatch(ApiError):
     """The quote token belongs to another account, task or input."""
 

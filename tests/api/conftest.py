@@ -18,7 +18,16 @@ from jobs.run_times import RunTimes
 from jobs.snapshot import Queues
 from pricing.tokens import QuoteTokens
 from storage import LocalStore
-from tests.api.doubles import KEY, BooksDouble, DatabaseDouble, JobsDouble, KeysDouble, RecordDouble, WakeupDouble
+from tests.api.doubles import (
+    KEY,
+    BooksDouble,
+    DatabaseDouble,
+    JobsDouble,
+    KeysDouble,
+    RecordDouble,
+    WakeupDouble,
+    WebhooksDouble,
+)
 from tests.storage.conftest import make_s3, no_aws, swift
 
 BASE_URL = "https://api.example.test"
@@ -61,6 +70,7 @@ def services(
         "jobs": jobs,
         "price_books": BooksDouble(),
         "wakeup": WakeupDouble(),
+        "webhooks": WebhooksDouble(jobs),
     }
     settings = Settings(data_dir=tmp_path, secret_key="k" * 32, max_body_bytes=200_000, public_url=BASE_URL)
     return Services(

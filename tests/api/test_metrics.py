@@ -20,6 +20,7 @@ from api.app import application
 from api.metrics import DatabaseMetrics
 from api.server import listen
 from api.services import Services
+from billing import checks
 from core.metrics import REGISTRY
 from core.settings import Settings
 from tests.api.doubles import DatabaseDouble
@@ -160,7 +161,16 @@ def check_conventions(text: str) -> None:
             assert not family.name.endswith(("_total", "_count", "_sum", "_bucket"))
         assert not any(unit in family.name for unit in ("milli", "minute", "hour", "kilo", "percent"))
         labels = {label for sample in family.samples for label in sample.labels}
-        assert labels <= {"method", "route", "code", "le", "policy", "task", "outcome", "pool", "state"}
+        assert labels <= {"method", "route", "code", "le", "policy", "task", "outcome", "pool", "state", "scope"}
+
+
+async def test_what_the_ledger_checks_found_is_told(database_url: str, tmp_path: Path) -> None:
+    async with serving(database_url, tmp_path) as served:
+        await checks.check_all(served.services.database)
+        await checks.keep(served.services.database, "holds", 3, [served.account])
+        found = await scraped(served)
+        assert (found["ledger_check_wrong", ("all",)], found["ledger_check_wrong", ("holds",)]) == (0, 1)
+        assert found["ledger_check_timestamp_seconds", ("all",)] > 1.7e9
 
 
 async def test_the_database_says_what_waits_runs_and_is_held(database_url: str, tmp_path: Path) -> None:

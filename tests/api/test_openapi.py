@@ -14,6 +14,8 @@ from tasks.registry import TASKS
 from tests.api.doubles import JobsDouble
 from tests.api.test_media import FOX, JOBS, QUOTES, finished
 
+HOOKS = "/api/v1/media/webhooks"
+
 
 @pytest.fixture
 def document(client: TestClient) -> dict[str, Any]:
@@ -119,6 +121,11 @@ def test_what_is_answered_fits_its_schema(document: dict[str, Any], client: Test
         ("get", JOBS, {"params": failed}),
         ("delete", JOBS, {"params": failed}),
         ("get", JOBS, {"params": {"jobId": "x"}}),
+        ("get", f"{HOOKS}/secret", {}),
+        ("post", f"{HOOKS}/secret", {"json": {}}),
+        ("post", f"{HOOKS}/redeliver", {"json": failed}),
+        ("get", f"{HOOKS}/deliveries", {"params": failed}),
+        ("get", f"{HOOKS}/deliveries", {"params": {"jobId": "x"}}),
     ]
     for method, path, request in sent:
         answer = client.request(method, path, **request)
