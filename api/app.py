@@ -10,12 +10,13 @@ from contextlib import asynccontextmanager, suppress
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 
-from api import balance, billing, health, jobs, keys, openapi, quotes
+from api import balance, billing, events, health, jobs, keys, openapi, quotes
 from api.errors import HANDLERS
 from api.middleware import Cors, RequestContext
 from api.objects import read_object
 from api.routing import Operation, routes
 from api.services import Services
+from api.stopping import foretold
 from api.uploaded import put_upload
 from core.database import UNAVAILABLE, patiently
 from core.log import configure, logger
@@ -25,6 +26,7 @@ OPERATIONS: tuple[Operation, ...] = (
     jobs.submit_job,
     jobs.get_jobs,
     jobs.cancel_job,
+    events.stream_events,
     quotes.create_quote,
     billing.get_receipt,
     balance.get_balance,
@@ -79,9 +81,12 @@ async def _lifespan(app: Starlette) -> AsyncIterator[None]:
         _log.warning("the database is not reachable; trying again and again", error=repr(error))
         opening = asyncio.create_task(_open_patiently(services))
     services.wakeup.start()
+    services.hub.start()
     try:
-        yield
+        with foretold(services.hub.close):
+            yield
     finally:
+        await services.hub.stop()
         await services.wakeup.stop()
         if opening is not None:
             opening.cancel()

@@ -18,9 +18,9 @@ ALLOWED_HEADERS = (
     "Range, If-Range, If-None-Match, PAYMENT-SIGNATURE"
 )
 EXPOSED_HEADERS = (
-    "X-Request-Id, Idempotency-Replayed, Location, Retry-After, RateLimit, RateLimit-Policy, Deprecation, Sunset, ETag, "
-    "Accept-Ranges, Content-Range, Content-Length, Content-Disposition, WWW-Authenticate, PAYMENT-REQUIRED, "
-    "PAYMENT-RESPONSE"
+    "X-Request-Id, Idempotency-Replayed, Preference-Applied, Location, Retry-After, RateLimit, RateLimit-Policy, "
+    "Deprecation, Sunset, ETag, Accept-Ranges, Content-Range, Content-Length, Content-Disposition, WWW-Authenticate, "
+    "PAYMENT-REQUIRED, PAYMENT-RESPONSE"
 )
 
 _log = logger(__name__)

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from http import HTTPStatus
+from types import MappingProxyType
 from typing import Any, Literal, TypeAlias
 
 from pydantic import BaseModel
@@ -15,7 +16,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from api import idempotency, parsing
-from api.auth import authenticate
+from api.auth import KEY, Access
 from api.call import Call
 from api.middleware import ALLOWED_HEADERS
 from api.models import Query, WriteBody
@@ -55,7 +56,9 @@ class Operation:
 
     `body` validates, `forms` are the shapes it is documented with when there are several, told apart by their field
     `task`. A `raw` body is bytes of any type, which the handler reads itself. A public operation asks for no key and
-    touches no database.
+    touches no database; of the others, `access` says who may call. `also` has further good answers by status,
+    `media_type` is that of an answer which is no JSON, and `headers` are the request headers that it reads, each with
+    its description.
     """
 
     handler: Handler
@@ -71,6 +74,10 @@ class Operation:
     public: bool
     aliases: Sequence[str]
     raw: bool
+    access: Access
+    also: Mapping[HTTPStatus, type[BaseModel] | None]
+    media_type: str
+    headers: Mapping[str, str]
 
     @cached_property
     def name(self) -> str:
@@ -116,7 +123,7 @@ class Operation:
 
     async def _respond(self, request: Request) -> Response:
         services: Services = request.app.state.services
-        caller = None if self.public else await authenticate(request.headers, services.keys)
+        caller = None if self.public else await self.access.caller(request, services)
         query = parsing.query(request.query_params, self.query)
         body, size, fingerprint = None, 0, b""
         if self.body is not None:
@@ -149,11 +156,33 @@ def operation(
     public: bool = False,
     aliases: Sequence[str] = (),
     raw: bool = False,
+    access: Access = KEY,
+    also: Mapping[HTTPStatus, type[BaseModel] | None] = MappingProxyType({}),
+    media_type: str = "*/*",
+    headers: Mapping[str, str] = MappingProxyType({}),
 ) -> Callable[[Handler], Operation]:
     """Make a handler an `Operation`, whose fields the arguments are."""
 
     def made(handler: Handler) -> Operation:
-        return Operation(handler, method, path, tag, answer, status, body, forms, query, errors, public, aliases, raw)
+        return Operation(
+            handler,
+            method,
+            path,
+            tag,
+            answer,
+            status,
+            body,
+            forms,
+            query,
+            errors,
+            public,
+            aliases,
+            raw,
+            access,
+            also,
+            media_type,
+            headers,
+        )
 
     return made
 

@@ -10,6 +10,7 @@ from starlette.testclient import TestClient
 from accounts import idempotency
 from api.app import application
 from api.cursors import Cursors
+from api.event_tokens import EventTokens
 from api.services import Services
 from core.settings import Settings
 from jobs.estimates import Estimates
@@ -17,7 +18,16 @@ from jobs.run_times import RunTimes
 from jobs.snapshot import Queues
 from pricing.tokens import QuoteTokens
 from storage import LocalStore
-from tests.api.doubles import KEY, BooksDouble, DatabaseDouble, JobsDouble, KeysDouble, RecordDouble, WakeupDouble
+from tests.api.doubles import (
+    KEY,
+    BooksDouble,
+    DatabaseDouble,
+    HubDouble,
+    JobsDouble,
+    KeysDouble,
+    RecordDouble,
+    WakeupDouble,
+)
 from tests.storage.conftest import make_s3, no_aws, swift
 
 BASE_URL = "https://api.example.test"
@@ -60,6 +70,7 @@ def services(
         "jobs": jobs,
         "price_books": BooksDouble(),
         "wakeup": WakeupDouble(),
+        "hub": HubDouble(),
     }
     return Services(
         settings=Settings(data_dir=tmp_path, secret_key="k" * 32, max_body_bytes=200_000, public_url=BASE_URL),
@@ -68,6 +79,7 @@ def services(
         estimates=Estimates(queues, RunTimes(whatever)),
         quote_tokens=QuoteTokens(b"k" * 32),
         cursors=Cursors(b"k" * 32),
+        event_tokens=EventTokens(b"k" * 32),
         store=store,
         **cast("dict[str, Any]", doubles),
     )
