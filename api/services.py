@@ -9,11 +9,13 @@ from typing import ParamSpec, TypeVar
 
 from accounts.keys import Keys
 from api.cursors import Cursors
+from api.event_tokens import EventTokens
 from api.rate_limits import RateLimits
 from billing.price_books import PriceBooks
 from core.database import Database
 from core.settings import Settings
 from jobs.estimates import Estimates
+from jobs.events import Hub
 from jobs.run_times import RunTimes
 from jobs.snapshot import Queues
 from jobs.store import Jobs
@@ -57,10 +59,12 @@ class Services:
     price_books: PriceBooks
     quote_tokens: QuoteTokens
     cursors: Cursors
+    event_tokens: EventTokens
     store: Store
     wakeup: Wakeup
     rate_limits: RateLimits
     webhooks: Webhooks
+    hub: Hub
     large: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(2))
 
     @classmethod
@@ -75,22 +79,24 @@ class Services:
         database = Database(
             settings.database_url, direct_url=settings.database_url_direct, size=settings.database_pool_size
         )
-        base, queues = base_url(settings), Queues(database)
+        base, queues, keys = base_url(settings), Queues(database), Keys(database, settings.key)
         return cls(
             settings=settings,
             base_url=base,
             database=database,
-            keys=Keys(database, settings.key),
+            keys=keys,
             jobs=Jobs(database),
             queues=queues,
             estimates=Estimates(queues, RunTimes(database)),
             price_books=PriceBooks(database),
             quote_tokens=QuoteTokens(settings.key),
             cursors=Cursors(settings.key),
+            event_tokens=EventTokens(settings.key),
             store=open_store(settings, base),
             wakeup=Wakeup(database),
             rate_limits=RateLimits.of(settings),
             webhooks=Webhooks(database, settings.key),
+            hub=Hub(database, keys),
         )
 
     async def offload(self, size: int, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
