@@ -73,7 +73,7 @@ class Settings(BaseSettings):
         None, description="Artifacts go into this existing bucket; absent: into the data folder."
     )
     s3_endpoint_url: Annotated[str, Field(pattern=r"^https?://[^@?#\s]+$")] | None = Field(
-        None, description="Where an S3 other than Amazon's answers; callers must reach it too."
+        None, description="Where an S3 other than Amazon's answers."
     )
     s3_region: str | None = Field(None, description="Absent: as the AWS tools find it.")
     s3_access_key: str | None = Field(
@@ -82,6 +82,9 @@ class Settings(BaseSettings):
     s3_secret_key: SecretStr | None = None
     s3_prefix: Annotated[str, Field(pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]{0,127}/)*$")] = Field(
         "", description="What our keys in the bucket begin with; ends with a slash."
+    )
+    s3_redirect: bool = Field(
+        False, description="Send downloads on to presigned URLs of the bucket, which callers must then reach."
     )
 
     @field_validator("egress_allow")
