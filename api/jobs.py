@@ -99,7 +99,9 @@ async def submit_job(call: Call[JobBody, OfferQuery]) -> Response:
         start_timeout_seconds=body.start_timeout_seconds or services.settings.start_timeout_seconds,
         cancel_after_seconds=body.cancel_after_seconds,
         webhook_url=body.webhook_url,
+        inputs=tuple(file.sha256 for file in made.files),
     )
+    await services.inputs.keep(made.files)
     try:
         accepted = await services.jobs.submit(submission)
     except InsufficientBalance as error:

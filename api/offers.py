@@ -16,6 +16,7 @@ from api.models import Query, WriteBody
 from core.clock import now
 from core.errors import FieldProblem, OverMaxCost
 from core.money import parse_usd, usd
+from jobs.inputs import InlineFile, take_out
 from pricing.quotes import Quote
 from pricing.registry import quote
 from pricing.tokens import MAX_TOKEN_CHARACTERS, QuoteClaim
@@ -88,10 +89,11 @@ class OfferQuery(Query):
 
 @dataclass(frozen=True)
 class Offer:
-    """A task with a complete input and its price."""
+    """A task with a complete input and its price. `files` came inside the request and are not yet stored."""
 
     task: Task[Any]
     prepared: Prepared
+    files: tuple[InlineFile, ...]
     quote: Quote
 
     @property
@@ -118,7 +120,9 @@ async def offer(call: Call[QuoteBody, OfferQuery], quote_token: str | None = Non
     services, body, account = call.services, call.body, str(call.account_id)
     chosen = task_named(body.task)
     claim = None if quote_token is None else services.quote_tokens.read(quote_token, now())
-    prepared = await services.offload(call.body_bytes, _prepare, chosen, body.input, call.query.strict, account, claim)
+    prepared, files = await services.offload(
+        call.body_bytes, _prepare, chosen, body.input, call.query.strict, account, claim
+    )
     books = services.price_books
     book = await (books.current() if claim is None else books.version(claim.book_version))
     price = quote(chosen.name, prepared.effective_input, book)
@@ -129,12 +133,14 @@ async def offer(call: Call[QuoteBody, OfferQuery], quote_token: str | None = Non
             fields=[FieldProblem("maxCostUsd", f"is below the price of {cost}", nearest=cost)],
             details={"amountUsd": cost, "maxCostUsd": limit},
         )
-    return Offer(chosen, prepared, price)
+    return Offer(chosen, prepared, files, price)
 
 
-def _prepare(chosen: Task[Any], raw: object, strict: bool, account: str, claim: QuoteClaim | None) -> Prepared:
-    prepared = chosen.prepare(raw, strict=strict)
-    return prepared if claim is None else claim.apply(account, chosen, prepared)
+def _prepare(
+    chosen: Task[Any], raw: object, strict: bool, account: str, claim: QuoteClaim | None
+) -> tuple[Prepared, tuple[InlineFile, ...]]:
+    prepared, files = take_out(chosen.prepare(raw, strict=strict), raw, strict=strict)
+    return prepared if claim is None else claim.apply(account, chosen, prepared), files
 
 
 def _form(base: type[QuoteBody], noun: str, task: Task[Any]) -> type[QuoteBody]:

@@ -111,6 +111,7 @@ class Operation:
             size = len(content)
             document = await services.offload(size, parsing.parse, content)
             body, fingerprint = validated(self.body, document.value, root=""), document.fingerprint
+            del content, document
         key = idempotency.key(request.headers, body.idempotency_key if body else None) if self.writes else None
         return await self.handler(Call(request, services, self.route, caller, query, body, size, fingerprint, key))
 

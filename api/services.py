@@ -12,6 +12,7 @@ from billing.price_books import PriceBooks
 from core.database import Database
 from core.settings import Settings
 from jobs.estimates import Estimates
+from jobs.inputs import Inputs
 from jobs.run_times import RunTimes
 from jobs.snapshot import Queues
 from jobs.store import Jobs
@@ -54,6 +55,7 @@ class Services:
     price_books: PriceBooks
     quote_tokens: QuoteTokens
     store: Store
+    inputs: Inputs
     wakeup: Wakeup
     large: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(2))
 
@@ -70,6 +72,7 @@ class Services:
             settings.database_url, direct_url=settings.database_url_direct, size=settings.database_pool_size
         )
         base, queues = base_url(settings), Queues(database)
+        store = open_store(settings, base)
         return cls(
             settings=settings,
             base_url=base,
@@ -80,7 +83,8 @@ class Services:
             estimates=Estimates(queues, RunTimes(database)),
             price_books=PriceBooks(database),
             quote_tokens=QuoteTokens(settings.key),
-            store=open_store(settings, base),
+            store=store,
+            inputs=Inputs(database, store),
             wakeup=Wakeup(database),
         )
 

@@ -12,6 +12,7 @@ from api.app import application
 from api.services import Services
 from core.settings import Settings
 from jobs.estimates import Estimates
+from jobs.inputs import Inputs
 from jobs.run_times import RunTimes
 from jobs.snapshot import Queues
 from pricing.tokens import QuoteTokens
@@ -63,6 +64,7 @@ def services(
         estimates=Estimates(queues, RunTimes(whatever)),
         quote_tokens=QuoteTokens(b"k" * 32),
         store=store,
+        inputs=Inputs(whatever, store),
         **cast("dict[str, Any]", doubles),
     )
 
