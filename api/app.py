@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager, suppress
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 
-from api import balance, health, jobs, keys, openapi, quotes
+from api import balance, billing, health, jobs, keys, openapi, quotes
 from api.errors import HANDLERS
 from api.middleware import Cors, RequestContext
 from api.objects import read_object
@@ -22,10 +22,12 @@ from core.settings import Settings
 
 OPERATIONS: tuple[Operation, ...] = (
     jobs.submit_job,
-    jobs.get_job,
+    jobs.get_jobs,
     jobs.cancel_job,
     quotes.create_quote,
+    billing.get_receipt,
     balance.get_balance,
+    billing.list_entries,
     keys.list_keys,
     keys.create_key,
     keys.revoke_key,

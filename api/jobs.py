@@ -1,21 +1,26 @@
-"""`/media/jobs`: submit, read, cancel."""
+"""`/media/jobs`: submit, read, list, cancel."""
 
 from __future__ import annotations
 
 from http import HTTPStatus
+from typing import Annotated
 from uuid import UUID
 
-from pydantic import Field
+from pydantic import Field, RootModel
+from pydantic.alias_generators import to_camel
 from starlette.responses import Response
 
 from api.call import Call
+from api.cursors import MAX_CHARACTERS
 from api.idempotency import REPLAYED
-from api.models import Query
+from api.job_ids import job_id
+from api.models import Answer, Query
 from api.offers import JobBody, OfferQuery, forms, offer
 from api.routing import BASE, operation
 from api.views import AcceptedAnswer, JobAnswer, accepted_answer, job_answer, job_url, live
 from core.clock import now
 from core.errors import (
+    FieldProblem,
     IdempotencyConflict,
     IdempotencyInProgress,
     InsufficientBalance,
@@ -27,13 +32,15 @@ from core.errors import (
     RateLimited,
     TaskUnavailable,
 )
-from core.ids import decode
-from jobs.models import Accepted, Job, Submission
+from jobs.models import Accepted, Job, State, Submission
 from tasks.fields import Text
 from tasks.registry import TASKS
+from tasks.registry import task as task_named
+from tasks.validation import refusal
 
 PATH = f"{BASE}/media/jobs"
 POLL_SECONDS = 1
+_LIST = "jobs"
 
 
 class JobQuery(Query):
@@ -42,10 +49,30 @@ class JobQuery(Query):
     job_id: Text = Field(description="The jobId of a submit.")
 
 
-class JobDetailsQuery(JobQuery):
-    """Which job, and how much of it."""
+class JobsQuery(Query):
+    """One job, or a page of them."""
 
-    include_details: bool = Field(False, description="Add details: input, adjustments, attempts, stages, upstream.")
+    job_id: Text | None = Field(None, description="Read this one job; without it, list.")
+    include_details: bool = Field(
+        False, description="With jobId: add details: input, adjustments, attempts, stages, upstream."
+    )
+    cursor: Annotated[Text, Field(max_length=MAX_CHARACTERS)] | None = Field(
+        None, description="Without jobId: nextCursor of the page before."
+    )
+    limit: Annotated[int, Field(ge=1, le=100)] = Field(20, description="Without jobId: how many jobs a page has.")
+    status: State | None = Field(None, description="Without jobId: only jobs in this state.")
+    task: Text | None = Field(None, description="Without jobId: only jobs of this task.")
+
+
+class JobsAnswer(Answer):
+    """A page of jobs, newest first."""
+
+    jobs: list[JobAnswer]
+    next_cursor: str | None = Field(description="Where the next page begins; null on the last one.")
+
+
+class JobOrJobs(RootModel[JobAnswer | JobsAnswer]):
+    """With jobId the job, without it a page of jobs."""
 
 
 @operation(
@@ -118,31 +145,51 @@ async def _accepted(call: Call[JobBody, OfferQuery], accepted: Accepted) -> Resp
     return accepted_answer(call.services, accepted, duration).response(HTTPStatus.ACCEPTED, headers)
 
 
-@operation("GET", PATH, tag="media", answer=JobAnswer, query=JobDetailsQuery, errors=(NotFound,))
-async def get_job(call: Call[None, JobDetailsQuery]) -> Response:
-    """Read a job. A failed job is an answer too, not an error."""
-    details = call.query.include_details
-    job = await call.services.jobs.get(call.account_id, _id(call.query.job_id), details=details)
-    return await _answer(call, job, details=details)
+@operation("GET", PATH, tag="media", answer=JobOrJobs, query=JobsQuery, errors=(NotFound,))
+async def get_jobs(call: Call[None, JobsQuery]) -> Response:
+    """Read a job by its jobId, or list jobs, newest first. A failed job is an answer too, not an error."""
+    query, given = call.query, call.query.model_fields_set
+    alien = given & ({"cursor", "limit", "status", "task"} if query.job_id is not None else {"include_details"})
+    if alien:
+        problem = "belongs to a list" if query.job_id is not None else "needs a jobId"
+        raise refusal([FieldProblem(to_camel(name), f"{problem}: leave it out") for name in sorted(alien)])
+    if query.job_id is None:
+        return await _page(call)
+    job = await call.services.jobs.get(call.account_id, job_id(query.job_id), details=query.include_details)
+    return await _answer(call, job, details=query.include_details)
+
+
+async def _page(call: Call[None, JobsQuery]) -> Response:
+    query, services, account = call.query, call.services, call.account_id
+    if query.task is not None:
+        task_named(query.task)
+    before = None
+    if query.cursor is not None:
+        before = UUID(str(services.cursors.read(_LIST, account, query.cursor)[0]))
+    limit = query.limit
+    found = await services.jobs.page(account, limit=limit + 1, before=before, state=query.status, task=query.task)
+    shown, more = found[:limit], len(found) > limit
+    positions = (await services.queues.snapshot()).positions if any(job.state == "queued" for job in shown) else {}
+    instant = now()
+    return JobsAnswer(
+        jobs=[
+            job_answer(services, job, details=False, instant=instant, queue_position=positions.get(job.id))
+            for job in shown
+        ],
+        next_cursor=services.cursors.sign(_LIST, account, [str(shown[-1].id)]) if more else None,
+    ).response()
 
 
 @operation("DELETE", PATH, tag="media", answer=JobAnswer, query=JobQuery, errors=(NotFound,))
 async def cancel_job(call: Call[None, JobQuery]) -> Response:
     """Cancel a job: a queued one at once, a running one within a model step. A late cancel changes nothing."""
     most_running = call.services.settings.running_cancels_a_day
-    job_id = _id(call.query.job_id)
-    job = await call.services.jobs.cancel(call.account_id, job_id, call.request_id, most_running=most_running)
+    wanted = job_id(call.query.job_id)
+    job = await call.services.jobs.cancel(call.account_id, wanted, call.request_id, most_running=most_running)
     return await _answer(call, job, details=False)
 
 
-def _id(text: str) -> UUID:
-    found = decode("job", text)
-    if found is None:
-        raise NotFound("There is no such job; send the jobId of a submit.")
-    return found
-
-
-async def _answer(call: Call[None, JobDetailsQuery] | Call[None, JobQuery], job: Job, *, details: bool) -> Response:
+async def _answer(call: Call[None, JobsQuery] | Call[None, JobQuery], job: Job, *, details: bool) -> Response:
     waits = job.state == "queued"
     position = (await call.services.queues.snapshot()).positions.get(job.id) if waits else None
     headers = {"Retry-After": str(POLL_SECONDS)} if live(job) else {}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import math
 import re
 import secrets
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn, TypeVar
 
@@ -15,7 +17,7 @@ from pydantic import BaseModel
 from starlette.datastructures import QueryParams
 from starlette.requests import Request
 
-from core.errors import BodyTooLarge, FieldProblem, InvalidInput, MalformedJson, UnsupportedMediaType
+from core.errors import BodyTooLarge, BodyTooSlow, FieldProblem, InvalidInput, MalformedJson, UnsupportedMediaType
 from tasks.long_text import LongText
 from tasks.validation import refusal, validated
 
@@ -27,6 +29,8 @@ MAX_REST_BYTES = 8_000_000
 """How large a body may be without its long `dataBase64`: it is parsed in one go, which holds up the whole process."""
 LONG_BYTES = 1 << 16
 """From this size on, a `dataBase64` becomes a `LongText`."""
+SILENCE_SECONDS = 30.0
+BODY_SECONDS = 600.0
 
 _BACKSLASH = ord("\\")
 # In valid JSON, and after no backslash, these bytes end with the quote that opens the value of that name: inside a string
@@ -52,21 +56,27 @@ async def read(request: Request, limit: int) -> bytearray:
     Raises:
         UnsupportedMediaType: it says otherwise.
         BodyTooLarge: more than `limit` bytes, declared or sent.
+        BodyTooSlow: nothing came for `SILENCE_SECONDS`, or not all of it within `BODY_SECONDS`.
         MalformedJson: more values than any request needs.
     """
-    _require_json(request.headers.get("content-type", ""))
+    _require_json(request.headers.getlist("content-type"))
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > limit:
         raise _too_large(limit)
     body = bytearray()
     marks = 0
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > limit:
-            raise _too_large(limit)
-        marks += sum(map(chunk.count, (b",", b"[", b"{")))
-        if marks > MAX_MARKS:
-            raise MalformedJson("The body holds more values than any request needs; send fewer.")
+    try:
+        async with asyncio.timeout(SILENCE_SECONDS) as silence, asyncio.timeout(BODY_SECONDS):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > limit:
+                    raise _too_large(limit)
+                marks += sum(map(chunk.count, (b",", b"[", b"{")))
+                if marks > MAX_MARKS:
+                    raise MalformedJson("The body holds more values than any request needs; send fewer.")
+                silence.reschedule(asyncio.get_running_loop().time() + SILENCE_SECONDS)
+    except TimeoutError:
+        raise BodyTooSlow(headers={"Connection": "close"}) from None
     return body
 
 
@@ -154,8 +164,10 @@ def _fingerprint(counted: dict[str, Any], aside: dict[str, LongText]) -> bytes:
     return digest.digest()
 
 
-def _require_json(content_type: str) -> None:
-    kind, *parameters = (part.strip().lower() for part in content_type.split(";"))
+def _require_json(content_types: Sequence[str]) -> None:
+    if len(content_types) != 1:
+        raise UnsupportedMediaType
+    kind, *parameters = (part.strip().lower() for part in content_types[0].split(";"))
     charset = next((value.strip('" ') for value in parameters if value.startswith("charset=")), "charset=utf-8")
     if kind != "application/json" or charset.removeprefix("charset=").strip('"') not in ("utf-8", "utf8"):
         raise UnsupportedMediaType

@@ -9,6 +9,7 @@ from functools import cached_property
 from http import HTTPStatus
 from typing import Any, Literal, TypeAlias
 
+from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -17,12 +18,13 @@ from api import idempotency, parsing
 from api.auth import authenticate
 from api.call import Call
 from api.middleware import ALLOWED_HEADERS
-from api.models import Answer, Query, WriteBody
+from api.models import Query, WriteBody
 from api.services import Services
 from core.database import UNAVAILABLE
 from core.errors import (
     ApiError,
     BodyTooLarge,
+    BodyTooSlow,
     DatabaseUnavailable,
     Internal,
     InvalidInput,
@@ -53,7 +55,7 @@ class Operation:
     method: Literal["GET", "POST", "DELETE"]
     path: str
     tag: str
-    answer: type[Answer] | None
+    answer: type[BaseModel] | None
     status: HTTPStatus
     body: type[WriteBody] | None
     forms: Sequence[type[WriteBody]]
@@ -86,7 +88,7 @@ class Operation:
         if self.query.model_fields:
             errors |= {InvalidInput}
         if self.body is not None:
-            errors |= {MalformedJson, BodyTooLarge, UnsupportedMediaType, InvalidInput}
+            errors |= {MalformedJson, BodyTooSlow, BodyTooLarge, UnsupportedMediaType, InvalidInput}
         return tuple(sorted(errors, key=lambda error: (error.status, error.code)))
 
     async def respond(self, request: Request) -> Response:
@@ -126,7 +128,7 @@ def operation(
     path: str,
     *,
     tag: str,
-    answer: type[Answer] | None,
+    answer: type[BaseModel] | None,
     status: HTTPStatus = HTTPStatus.OK,
     body: type[WriteBody] | None = None,
     forms: Sequence[type[WriteBody]] = (),

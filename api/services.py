@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import ParamSpec, TypeVar
 
 from accounts.keys import Keys
+from api.cursors import Cursors
 from billing.price_books import PriceBooks
 from core.database import Database
 from core.settings import Settings
@@ -54,6 +55,7 @@ class Services:
     estimates: Estimates
     price_books: PriceBooks
     quote_tokens: QuoteTokens
+    cursors: Cursors
     store: Store
     inputs: Inputs
     wakeup: Wakeup
@@ -83,6 +85,7 @@ class Services:
             estimates=Estimates(queues, RunTimes(database)),
             price_books=PriceBooks(database),
             quote_tokens=QuoteTokens(settings.key),
+            cursors=Cursors(settings.key),
             store=store,
             inputs=Inputs(database, store),
             wakeup=Wakeup(database),

@@ -40,14 +40,22 @@ class Movement:
     previous_hash: bytes
     hash: bytes
 
+    @property
+    def created_at_micros(self) -> int:
+        """Microseconds since 1970, as they are hashed."""
+        return _micros(self.created_at)
+
+
+def _micros(instant: datetime) -> int:
+    return (instant - _EPOCH) // timedelta(microseconds=1)
+
 
 def link(previous: bytes, kind: str, created_at: datetime, entries: Sequence[Entry], business_id: str) -> bytes:
     """The hash of a movement that follows `previous` (32 bytes)."""
     lines = ";".join(
         f"{each.book}:{each.amount}:{'' if each.balance_after is None else each.balance_after}" for each in entries
     )
-    micros = (created_at - _EPOCH) // timedelta(microseconds=1)
-    return hashlib.sha256(previous + f"{kind}|{micros}|{lines}|{business_id}".encode()).digest()
+    return hashlib.sha256(previous + f"{kind}|{_micros(created_at)}|{lines}|{business_id}".encode()).digest()
 
 
 def holds(movement: Movement) -> bool:

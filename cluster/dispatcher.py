@@ -254,7 +254,8 @@ class Dispatcher:
         except (NoReplica, RayServeException, RayError) as error:
             log.warning("the cluster did not take a call", job=str(lease.job_id), error=repr(error))
             await asyncio.sleep(_UNAVAILABLE_SECONDS)
-            return partial(leases.hand_back, lease, "cluster_unavailable", counts=False)
+            begun = not isinstance(error, NoReplica)
+            return partial(leases.hand_back, lease, "cluster_unavailable", counts=False, begun=begun)
         except LeaseLost:
             raise
         except Exception:

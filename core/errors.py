@@ -112,6 +112,14 @@ class MethodNotAllowed(ApiError):
     status = 405
 
 
+class BodyTooSlow(ApiError):
+    """The body did not arrive in time."""
+
+    code = "request_timeout"
+    status = 408
+    default_message = "The body did not arrive in time; send it again over a better connection, or send media by URL."
+
+
 class IdempotencyConflict(ApiError):
     """The idempotency key was used for another body."""
 

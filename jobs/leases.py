@@ -130,15 +130,21 @@ class Leases:
         """Note that a step ended, and how long it held a GPU."""
         await self._database.execute("SELECT stage_end($1, $2, $3, $4)", lease.job_id, lease.fence, name, gpu_seconds)
 
-    async def hand_back(self, lease: Lease, reason: str, *, counts: bool, failure: Failure | None = None) -> Ended:
-        """Give the job back to the queue; `failure` is what it fails with when this was its last attempt."""
+    async def hand_back(
+        self, lease: Lease, reason: str, *, counts: bool, failure: Failure | None = None, begun: bool = True
+    ) -> Ended:
+        """Give the job back to the queue; `failure` is what it fails with when this was its last attempt.
+
+        Without `begun` no engine had taken it: that was no start, and no attempt is noted.
+        """
         ended: Ended = await self._database.fetch_value(
-            "SELECT hand_back($1, $2, $3, $4, $5)",
+            "SELECT hand_back($1, $2, $3, $4, $5, $6)",
             lease.job_id,
             lease.fence,
             reason,
             counts,
             failure.as_json() if failure else None,
+            begun,
         )
         return ended
 

@@ -110,7 +110,7 @@ async def until_true(check: Any, what: str, seconds: float = 15) -> Any:
 async def job_of(database: Database, lease_or_job: Lease | Job) -> Job:
     """The job as its owner reads it."""
     job_id = lease_or_job.job_id if isinstance(lease_or_job, Lease) else lease_or_job.id
-    return await Jobs(database).get(lease_or_job.account_id, job_id)
+    return await Jobs(database).get(lease_or_job.account_id, job_id, details=True)
 
 
 async def money(database: Database, job: Lease | Job) -> tuple[int, int]:

@@ -63,26 +63,38 @@ END $$;
 
 -- Final state, hold, queue, attempt, event and webhook, in the caller's transaction; the caller holds the queue's and job's
 -- rows. Attempts without a result may have left artifacts: then `strays` has a sweep look for them.
-CREATE OR REPLACE FUNCTION job_end(p_job uuid, p_state text, p_outcome text, p_failure jsonb)
+CREATE OR REPLACE FUNCTION job_end(p_job uuid, p_state text, p_outcome text, p_failure jsonb, p_result jsonb DEFAULT '{}')
 RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
-  v_job job;
+  v_now timestamptz := clock_timestamp();
+  v_sequence int;
+  v_account uuid;
+  v_request_id text;
+  v_webhook_url text;
 BEGIN
-  UPDATE job SET state = p_state, finished_at = clock_timestamp(), failure = p_failure, session_id = NULL,
+  UPDATE job SET state = p_state, finished_at = v_now, failure = p_failure, session_id = NULL,
       fence = fence + 1, sequence = sequence + 1, stage = NULL,
       progress = CASE WHEN p_state = 'succeeded' THEN 1 ELSE progress END,
-      strays = starts > (p_state = 'succeeded')::int
-    WHERE id = p_job RETURNING * INTO v_job;
-  UPDATE attempt SET ended_at = clock_timestamp(), outcome = p_outcome WHERE job_id = p_job AND ended_at IS NULL;
-  UPDATE stage SET ended_at = clock_timestamp() WHERE job_id = p_job AND ended_at IS NULL;
-  INSERT INTO event (job_id, seq, type, data) VALUES (p_job, v_job.sequence, 'state',
+      strays = starts > (p_state = 'succeeded')::int,
+      engine = p_result ->> 'engine', weights_digest = p_result ->> 'weightsDigest',
+      stand_in = (p_result ->> 'standIn')::boolean, stopped_at_step = (p_result ->> 'stoppedAtStep')::int,
+      gpu_released_at = coalesce((p_result ->> 'gpuReleasedAt')::timestamptz, gpu_released_at),
+      outputs = CASE WHEN p_state = 'succeeded' THEN p_result -> 'outputs' ELSE outputs END,
+      upstream = CASE WHEN p_state = 'succeeded' THEN p_result -> 'upstream' END,
+      input_adjustments = input_adjustments || coalesce(p_result -> 'adjustments', '[]')
+    WHERE id = p_job RETURNING sequence, account_id, request_id, webhook_url
+    INTO v_sequence, v_account, v_request_id, v_webhook_url;
+  UPDATE attempt SET ended_at = v_now, outcome = p_outcome, replica = p_result ->> 'replica'
+    WHERE job_id = p_job AND ended_at IS NULL;
+  UPDATE stage SET ended_at = v_now WHERE job_id = p_job AND ended_at IS NULL;
+  INSERT INTO event (job_id, seq, type, data) VALUES (p_job, v_sequence, 'state',
     jsonb_strip_nulls(jsonb_build_object('status', p_state, 'failure', p_failure)));
-  IF v_job.webhook_url IS NOT NULL THEN
+  IF v_webhook_url IS NOT NULL THEN
     INSERT INTO delivery (id, job_id, account_id, type, url)
-      VALUES (uuid_v7(), p_job, v_job.account_id, 'job.' || p_state, v_job.webhook_url);
+      VALUES (uuid_v7(), p_job, v_account, 'job.' || p_state, v_webhook_url);
   END IF;
   PERFORM flow_leave(p_job);
-  PERFORM hold_settle(p_job, p_state = 'succeeded', v_job.request_id);
+  PERFORM hold_settle(p_job, p_state = 'succeeded', v_request_id);
 END $$;
 
 -- The row of a job that this fence still owns, locked in the right order; no row when the fence is late.
@@ -95,10 +107,13 @@ END $$;
 
 -- End a lease without a result. `p_counts`: the attempt is one of the three a job has (a replica died under it, the engine
 -- failed); hand-back, a dead dispatcher, drain and a database restart do not count, but nothing starts more than 20 times.
-CREATE OR REPLACE FUNCTION hand_back(p_job uuid, p_fence int, p_reason text, p_counts boolean, p_failure jsonb DEFAULT NULL)
-RETURNS text LANGUAGE plpgsql AS $$
+-- Not `p_begun`: no engine ever took it, so that it was no start at all (and a job that never began still times out).
+CREATE OR REPLACE FUNCTION hand_back(p_job uuid, p_fence int, p_reason text, p_counts boolean, p_failure jsonb DEFAULT NULL,
+  p_begun boolean DEFAULT true) RETURNS text LANGUAGE plpgsql AS $$
 DECLARE
   v_job job;
+  v_starts int;
+  v_sequence int;
 BEGIN
   SELECT * INTO v_job FROM job_owned(p_job, p_fence);
   IF NOT FOUND THEN
@@ -108,18 +123,25 @@ BEGIN
     PERFORM job_end(p_job, 'cancelled', p_reason, NULL);
     RETURN 'cancelled';
   END IF;
-  IF v_job.attempts + p_counts::int >= 3 OR v_job.starts >= 20 THEN
+  v_starts := v_job.starts - (NOT p_begun)::int;
+  IF v_job.attempts + p_counts::int >= 3 OR v_starts >= 20 THEN
     UPDATE job SET attempts = attempts + p_counts::int WHERE id = p_job;
     PERFORM job_end(p_job, 'failed', p_reason, coalesce(p_failure, jsonb_build_object('code', 'attempts_exhausted',
       'message', 'The job was started again and again and never finished; nothing was charged.', 'retryable', true)));
     RETURN 'failed';
   END IF;
-  UPDATE attempt SET ended_at = clock_timestamp(), outcome = p_reason WHERE job_id = p_job AND ended_at IS NULL;
-  UPDATE stage SET ended_at = clock_timestamp() WHERE job_id = p_job AND ended_at IS NULL;
-  UPDATE queue SET state = 'ready', begun = true WHERE job_id = p_job;
+  IF p_begun THEN
+    UPDATE attempt SET ended_at = clock_timestamp(), outcome = p_reason WHERE job_id = p_job AND ended_at IS NULL;
+    UPDATE stage SET ended_at = clock_timestamp() WHERE job_id = p_job AND ended_at IS NULL;
+  ELSE
+    DELETE FROM stage WHERE job_id = p_job AND fence = p_fence;
+    DELETE FROM attempt WHERE job_id = p_job AND fence = p_fence;
+  END IF;
+  UPDATE queue SET state = 'ready', begun = v_starts > 0 WHERE job_id = p_job;
   UPDATE job SET state = 'queued', session_id = NULL, fence = fence + 1, attempts = attempts + p_counts::int,
-      sequence = sequence + 1, stage = NULL WHERE id = p_job RETURNING * INTO v_job;
-  INSERT INTO event (job_id, seq, type, data) VALUES (p_job, v_job.sequence, 'state',
+      starts = v_starts, started_at = CASE WHEN v_starts > 0 THEN started_at END, sequence = sequence + 1, stage = NULL
+    WHERE id = p_job RETURNING sequence INTO v_sequence;
+  INSERT INTO event (job_id, seq, type, data) VALUES (p_job, v_sequence, 'state',
     jsonb_build_object('status', CASE WHEN v_job.segment > 0 THEN 'running' ELSE 'queued' END, 'reason', p_reason));
   RETURN 'queued';
 END $$;
@@ -255,15 +277,7 @@ BEGIN
   ELSIF p_state = 'cancelled' THEN
     RETURN hand_back(p_job, p_fence, 'stopped', false);
   END IF;
-  UPDATE job SET engine = p_result ->> 'engine', weights_digest = p_result ->> 'weightsDigest',
-      stand_in = (p_result ->> 'standIn')::boolean, stopped_at_step = (p_result ->> 'stoppedAtStep')::int,
-      gpu_released_at = coalesce((p_result ->> 'gpuReleasedAt')::timestamptz, gpu_released_at),
-      outputs = CASE WHEN v_state = 'succeeded' THEN p_result -> 'outputs' ELSE '[]' END,
-      upstream = CASE WHEN v_state = 'succeeded' THEN p_result -> 'upstream' END,
-      input_adjustments = input_adjustments || coalesce(p_result -> 'adjustments', '[]')
-    WHERE id = p_job;
-  UPDATE attempt SET replica = p_result ->> 'replica' WHERE job_id = p_job AND fence = p_fence;
-  PERFORM job_end(p_job, v_state, v_state, CASE WHEN v_state = 'failed' THEN p_failure END);
+  PERFORM job_end(p_job, v_state, v_state, CASE WHEN v_state = 'failed' THEN p_failure END, p_result);
   RETURN v_state;
 END $$;
 

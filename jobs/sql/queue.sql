@@ -35,8 +35,11 @@ BEGIN
     RAISE 'submits are paused' USING ERRCODE = 'KT430',
       DETAIL = ceil(extract(epoch FROM v_account.paused_until - clock_timestamp()));
   END IF;
-  INSERT INTO flow (account_id, pool) VALUES (p_account, p_pool) ON CONFLICT DO NOTHING;
   SELECT * INTO v_flow FROM flow WHERE account_id = p_account AND pool = p_pool FOR UPDATE;
+  IF NOT FOUND THEN
+    INSERT INTO flow (account_id, pool) VALUES (p_account, p_pool) ON CONFLICT DO NOTHING;
+    SELECT * INTO v_flow FROM flow WHERE account_id = p_account AND pool = p_pool FOR UPDATE;
+  END IF;
   IF (SELECT sum(active + parked) FROM flow WHERE account_id = p_account) >= v_account.queue_limit THEN
     RAISE 'queue full' USING ERRCODE = 'KT429', DETAIL = v_account.queue_limit;
   END IF;
@@ -88,14 +91,18 @@ END $$;
 -- A job's row left a pool: count it out and let parked jobs follow. The account's turns go on with what was served; a job
 -- that leaves unserved gives its share back.
 CREATE OR REPLACE FUNCTION flow_left(p_gone queue) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+  v_parked int;
 BEGIN
   UPDATE flow SET
       active = active - (p_gone.state <> 'parked')::int,
       parked = parked - (p_gone.state = 'parked')::int,
       turn = CASE WHEN p_gone.state = 'leased' THEN greatest(turn, p_gone.turn) ELSE turn END,
       tag = CASE WHEN p_gone.state = 'ready' AND NOT p_gone.begun THEN greatest(tag - p_gone.cost, 0) ELSE tag END
-    WHERE account_id = p_gone.account_id AND pool = p_gone.pool;
-  PERFORM flow_promote(p_gone.account_id, p_gone.pool);
+    WHERE account_id = p_gone.account_id AND pool = p_gone.pool RETURNING parked INTO v_parked;
+  IF v_parked > 0 THEN
+    PERFORM flow_promote(p_gone.account_id, p_gone.pool);
+  END IF;
 END $$;
 
 -- A job ended: take its row out.

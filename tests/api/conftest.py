@@ -9,6 +9,7 @@ from starlette.testclient import TestClient
 
 from accounts import idempotency
 from api.app import application
+from api.cursors import Cursors
 from api.services import Services
 from core.settings import Settings
 from jobs.estimates import Estimates
@@ -63,6 +64,7 @@ def services(
         queues=queues,
         estimates=Estimates(queues, RunTimes(whatever)),
         quote_tokens=QuoteTokens(b"k" * 32),
+        cursors=Cursors(b"k" * 32),
         store=store,
         inputs=Inputs(whatever, store),
         **cast("dict[str, Any]", doubles),

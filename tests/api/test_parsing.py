@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
 import time
@@ -9,12 +10,14 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from starlette.requests import Request
 from starlette.testclient import TestClient
+from starlette.types import Message
 
 from api import parsing
 from api.parsing import LONG_BYTES, MAX_DEPTH, parse
 from api.services import LARGE_BYTES, Services
-from core.errors import BodyTooLarge, InvalidInput, MalformedJson
+from core.errors import BodyTooLarge, BodyTooSlow, InvalidInput, MalformedJson
 from tasks.long_text import LongText
 
 PATH = "/api/v1/keys"
@@ -231,3 +234,36 @@ def test_the_largest_body_of_many_values_is_parsed_quickly() -> None:
     start = time.process_time()
     parse(body)
     assert time.process_time() - start < 0.5
+
+
+def test_two_content_types_are_none(client: TestClient) -> None:
+    twice = [("content-type", "application/json"), ("content-type", "application/json")]
+    answer = client.post(PATH, content=GOOD, headers=twice)
+    assert (answer.status_code, answer.json()["error"]) == (415, "unsupported_media_type")
+
+
+@pytest.mark.parametrize(("silence", "whole"), [(0.05, 9.0), (9.0, 0.05)], ids=["silent", "dripping"])
+async def test_a_body_that_does_not_come_is_408(monkeypatch: pytest.MonkeyPatch, silence: float, whole: float) -> None:
+    monkeypatch.setattr(parsing, "SILENCE_SECONDS", silence)
+    monkeypatch.setattr(parsing, "BODY_SECONDS", whole)
+
+    async def receive() -> Message:
+        await asyncio.sleep(60 if silence < 1 else 0.01)
+        return {"type": "http.request", "body": b" ", "more_body": True}
+
+    request = Request({"type": "http", "headers": [(b"content-type", b"application/json")]}, receive)
+    with pytest.raises(BodyTooSlow) as caught:
+        await parsing.read(request, 1000)
+    assert (caught.value.status, caught.value.headers) == (408, {"Connection": "close"})
+
+
+async def test_a_body_that_drips_but_comes_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parsing, "SILENCE_SECONDS", 0.5)
+    left = list(b'{"label": 1}')
+
+    async def receive() -> Message:
+        await asyncio.sleep(0.05)
+        return {"type": "http.request", "body": bytes([left.pop(0)]), "more_body": bool(left)}
+
+    request = Request({"type": "http", "headers": [(b"content-type", b"application/json")]}, receive)
+    assert await parsing.read(request, 1000) == b'{"label": 1}'

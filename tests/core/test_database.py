@@ -278,3 +278,20 @@ async def test_closing_does_not_wait_for_work_that_hangs(database_url: str, monk
     monkeypatch.undo()
     with pytest.raises(UNAVAILABLE):
         await task
+
+
+async def test_a_call_is_one_round_trip_and_leaves_no_transaction_behind(database_url: str) -> None:
+    database = Database(database_url, size=1)
+    await database.open()
+    sent: list[str] = []
+    async with database.pool.acquire() as connection:
+        connection.add_query_logger(lambda query: sent.append(query.query))
+        with pytest.raises(ZeroDivisionError):
+            async with connection.transaction():
+                raise ZeroDivisionError
+        await connection.execute("CREATE TEMPORARY TABLE mark ON COMMIT DROP AS SELECT 1")
+    sent.clear()
+    assert await database.fetch_value("SELECT 1") == 1
+    assert await database.fetch_value("SELECT count(*) FROM pg_listening_channels()") == 0
+    assert sent == ["SELECT 1", "SELECT count(*) FROM pg_listening_channels()"]
+    await database.close()

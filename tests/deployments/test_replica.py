@@ -99,7 +99,7 @@ async def test_a_stop_is_heard_by_notification(
     account = await cluster_database.fetch_value("SELECT account_id FROM job WHERE id = $1", one.job_id)
     listening = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'LISTEN%' AND datname = current_database()"
     await until_true(lambda: cluster_database.fetch_value(listening), "the replica listening")
-    await cluster_database.execute("SELECT cancel($1, $2)", account, one.job_id)
+    await cluster_database.execute("SELECT cancel($1, $2, NULL, NULL, NULL)", account, one.job_id)
     async with asyncio.timeout(5):
         *_, end = [message async for message in stream]
     assert isinstance(end, Halted)

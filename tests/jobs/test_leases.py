@@ -497,3 +497,23 @@ async def test_drain_does_not_wait_for_the_dead(world: World, monkeypatch: pytes
     monkeypatch.setattr("jobs.leases.time", SimpleNamespace(monotonic=lambda: next(ticks)))
     await asyncio.wait_for(drain(world.database, 0), 5)
     assert next(ticks) <= 8
+
+
+async def test_what_no_engine_took_was_no_start_and_still_times_out(world: World) -> None:
+    job = await world.submit(await world.account())
+    for _ in range(30):
+        lease = await world.claim_one()
+        await world.leases.stage_begin(lease, "gpu")
+        assert await world.leases.hand_back(lease, "cluster_unavailable", counts=False, begun=False) == "queued"
+    waiting = await world.reread(job)
+    assert (waiting.state, waiting.started_at, waiting.attempts, waiting.stages) == ("queued", None, [], [])
+    lease = await world.claim_one()
+    assert await world.leases.hand_back(lease, "handed_back", counts=False) == "queued"
+    lease = await world.claim_one()
+    assert await world.leases.hand_back(lease, "cluster_unavailable", counts=False, begun=False) == "queued"
+    begun = await world.reread(job)
+    assert (begun.started_at is not None, [each.outcome for each in begun.attempts]) == (True, ["handed_back"])
+    never = await world.submit(await world.account(), start_timeout_seconds=0)
+    await world.leases.hand_back((await world.claim(2))[1], "cluster_unavailable", counts=False, begun=False)
+    assert await world.leases.time_out_starts() == 1
+    assert (await world.reread(never)).state == "failed"

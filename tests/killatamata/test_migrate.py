@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from importlib.resources import files
 from typing import Any
 
 import asyncpg
@@ -112,3 +113,36 @@ def test_every_file_of_functions_is_applied() -> None:
     for package in ("accounts", "billing", "jobs"):
         for path in files(package).joinpath("sql").iterdir():
             assert (package, path.name) in applied
+
+
+async def test_movements_from_before_the_chain_are_chained_and_queued_jobs_stay(empty: str) -> None:
+    connection = await asyncpg.connect(empty)
+    first = files("killatamata.migrations.versions").joinpath("0001_accounts_ledger_jobs.sql").read_text()
+    await connection.execute(first)
+    await connection.execute(
+        """CREATE TABLE alembic_version (version_num varchar(32) PRIMARY KEY);
+        INSERT INTO alembic_version VALUES ('0001');
+        INSERT INTO account (id, name) VALUES ('018f0000-0000-7000-8000-000000000001', 'old'),
+          ('018f0000-0000-7000-8000-000000000002', 'unused');
+        INSERT INTO wallet (account_id, available, held) VALUES ('018f0000-0000-7000-8000-000000000001', 90, 10),
+          ('018f0000-0000-7000-8000-000000000002', 0, 0);
+        INSERT INTO hold (id, account_id, amount)
+          VALUES ('018f0000-0000-7000-8000-000000000003', '018f0000-0000-7000-8000-000000000001', 10);
+        INSERT INTO movement (kind, business_id, account_id) VALUES
+          ('topup', 'stripe:1', '018f0000-0000-7000-8000-000000000001'),
+          ('hold', 'hold:1', '018f0000-0000-7000-8000-000000000001');
+        INSERT INTO entry (movement_id, seq, book, account_id, amount, balance_after) VALUES
+          (1, 1, 'clearing', NULL, -100, NULL), (1, 2, 'available', '018f0000-0000-7000-8000-000000000001', 100, 100),
+          (2, 1, 'available', '018f0000-0000-7000-8000-000000000001', -10, 90),
+          (2, 2, 'held', '018f0000-0000-7000-8000-000000000001', 10, 10);
+        INSERT INTO pool (name) VALUES ('gpu');
+        INSERT INTO job (id, account_id, task, effective_input, input_adjustments, warnings, billing, amount, pools,
+            request_id, balance_after, start_by) VALUES ('018f0000-0000-7000-8000-000000000003',
+            '018f0000-0000-7000-8000-000000000001', 'image.generate', '{}', '[]',
+            '[]', '{}', 10, '{gpu}', 'r', 90, 'infinity')"""
+    )
+    await migrate(empty)
+    assert await connection.fetchval("SELECT count(*) FROM wallet WHERE chain_break(account_id) IS NOT NULL") == 0
+    assert await connection.fetchval("SELECT count(DISTINCT hash) FROM movement WHERE hash IS NOT NULL") == 2
+    assert await connection.fetchval("SELECT state FROM job") == "queued"
+    await connection.close()

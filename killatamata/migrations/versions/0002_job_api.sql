@@ -23,6 +23,8 @@ CREATE INDEX idempotency_by_age ON idempotency USING brin (created_at);
 DROP FUNCTION IF EXISTS submit;
 DROP FUNCTION IF EXISTS cancel;
 DROP FUNCTION IF EXISTS idempotency_begin;
+DROP FUNCTION IF EXISTS job_end;
+DROP FUNCTION IF EXISTS hand_back;
 
 -- Media that callers sent: inline ones by content (stored under in/<sha256>), uploads by id.
 
