@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager, suppress
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 
-from api import balance, billing, health, jobs, keys, openapi, quotes
+from api import balance, billing, health, jobs, keys, openapi, outputs, quotes, uploads
 from api.errors import HANDLERS
 from api.middleware import Cors, RequestContext
 from api.objects import read_object
@@ -25,6 +25,8 @@ OPERATIONS: tuple[Operation, ...] = (
     jobs.get_jobs,
     jobs.cancel_job,
     quotes.create_quote,
+    uploads.create_upload,
+    outputs.delete_outputs,
     billing.get_receipt,
     balance.get_balance,
     billing.list_entries,

@@ -30,6 +30,7 @@ from core.errors import (
     QuoteExpired,
     QuoteMismatch,
     RateLimited,
+    StorageUnavailable,
     TaskUnavailable,
 )
 from jobs.models import Accepted, Job, State, Submission
@@ -93,6 +94,7 @@ class JobOrJobs(RootModel[JobAnswer | JobsAnswer]):
         OverMaxCost,
         QueueFull,
         RateLimited,
+        StorageUnavailable,
         TaskUnavailable,
     ),
 )
@@ -127,8 +129,8 @@ async def submit_job(call: Call[JobBody, OfferQuery]) -> Response:
         cancel_after_seconds=body.cancel_after_seconds,
         webhook_url=body.webhook_url,
         inputs=tuple(file.sha256 for file in made.files),
+        inputs_kept_at=await services.inputs.keep(made.files),
     )
-    await services.inputs.keep(made.files)
     try:
         accepted = await services.jobs.submit(submission)
     except InsufficientBalance as error:

@@ -262,7 +262,8 @@ def _outputs(services: Services, job: Job, instant: datetime) -> list[Output]:
     if job.finished_at is None:
         return []
     settings = services.settings
-    delete_at = job.finished_at + timedelta(days=settings.output_days)
+    ends = [job.finished_at + timedelta(days=settings.output_days), job.outputs_deleted_at]
+    delete_at = min(end for end in ends if end is not None)
     expires_at = min(instant + timedelta(seconds=settings.output_url_seconds), delete_at)
     kept = job.outputs_deleted_at is None and instant < delete_at
     found = []

@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import Any
 
 from core.database import Database
@@ -20,7 +21,7 @@ from tasks.media_fields import decode_inline
 from tasks.validation import refusal
 
 _KEEP = """INSERT INTO input (sha256) VALUES ($1)
-ON CONFLICT (sha256) DO UPDATE SET kept_at = clock_timestamp()"""
+ON CONFLICT (sha256) DO UPDATE SET kept_at = clock_timestamp() RETURNING kept_at"""
 
 
 @dataclass(frozen=True)
@@ -114,15 +115,19 @@ class Inputs:
         self._database = database
         self._store = store
 
-    async def keep(self, files: Iterable[InlineFile]) -> None:
+    async def keep(self, files: Iterable[InlineFile]) -> datetime | None:
         """Store what is not yet stored; for an hour no sweep takes it, and after that none while a job names it.
+
+        Returns when the first was kept, which a submit must know: too late a one is refused.
 
         Raises:
             StoreUnavailable: the store fails.
         """
+        kept: list[datetime] = []
         for file in files:
-            await self._database.execute(_KEEP, file.sha256)
+            kept.append(await self._database.fetch_value(_KEEP, file.sha256))
             await asyncio.to_thread(self._put, file)
+        return min(kept, default=None)
 
     def _put(self, file: InlineFile) -> None:
         if self._store.stat(file.key) is None:

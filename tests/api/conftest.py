@@ -12,10 +12,12 @@ from api.app import application
 from api.cursors import Cursors
 from api.services import Services
 from core.settings import Settings
+from jobs.artifacts import Artifacts
 from jobs.estimates import Estimates
 from jobs.inputs import Inputs
 from jobs.run_times import RunTimes
 from jobs.snapshot import Queues
+from jobs.uploads import UploadLimits, Uploads
 from pricing.tokens import QuoteTokens
 from storage import LocalStore
 from tests.api.doubles import KEY, BooksDouble, DatabaseDouble, JobsDouble, KeysDouble, RecordDouble, WakeupDouble
@@ -67,6 +69,8 @@ def services(
         cursors=Cursors(b"k" * 32),
         store=store,
         inputs=Inputs(whatever, store),
+        uploads=Uploads(store, UploadLimits(2, 40_000_000, 3600)),
+        artifacts=Artifacts(whatever, store, 7),
         **cast("dict[str, Any]", doubles),
     )
 

@@ -46,9 +46,6 @@ class DatabaseDouble:
         self._used()
         return []
 
-    async def execute(self, query: str, *values: Any) -> None:
-        self._used()
-
     async def fetch_value(self, query: str, *values: Any) -> Any:
         self._used()
         return 0
