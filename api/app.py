@@ -16,6 +16,7 @@ from api.middleware import Cors, RequestContext
 from api.objects import read_object
 from api.routing import Operation, routes
 from api.services import Services
+from api.uploaded import put_upload
 from core.database import UNAVAILABLE, patiently
 from core.log import configure, logger
 from core.settings import Settings
@@ -34,6 +35,7 @@ OPERATIONS: tuple[Operation, ...] = (
     keys.create_key,
     keys.revoke_key,
     read_object,
+    put_upload,
     health.health,
     openapi.openapi,
 )

@@ -84,6 +84,8 @@ def _entry(each: Operation, references: dict[Any, Any], schemas: dict[str, Any])
     if each.body is not None:
         named = [references[form, "validation"] for form in each.forms or [each.body]]
         entry["requestBody"] = {"required": True, "content": {_JSON: _body(named, schemas, bool(each.forms))}}
+    if each.raw:
+        entry["requestBody"] = {"required": True, "content": {"*/*": {}}}
     for status, errors in groupby(each.errors, key=lambda error: error.status):
         classes = list(errors)
         single = len(classes) == 1

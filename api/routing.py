@@ -29,13 +29,19 @@ from core.errors import (
     Internal,
     InvalidInput,
     MalformedJson,
+    StorageUnavailable,
     Unauthorized,
     UnsupportedMediaType,
 )
+from core.log import logger
+from storage import StoreUnavailable
 from tasks.validation import validated
 
 BASE = "/api/v1"
 
+_log = logger(__name__)
+
+Method: TypeAlias = Literal["GET", "POST", "PUT", "DELETE"]
 Handler: TypeAlias = Callable[[Call[Any, Any]], Awaitable[Response]]
 
 
@@ -48,11 +54,12 @@ class Operation:
     """A method on a path. `answer` is None for an answer that is no JSON; `aliases` are further paths.
 
     `body` validates, `forms` are the shapes it is documented with when there are several, told apart by their field
-    `task`. A public operation asks for no key and touches no database.
+    `task`. A `raw` body is bytes of any type, which the handler reads itself. A public operation asks for no key and
+    touches no database.
     """
 
     handler: Handler
-    method: Literal["GET", "POST", "DELETE"]
+    method: Method
     path: str
     tag: str
     answer: type[BaseModel] | None
@@ -63,6 +70,7 @@ class Operation:
     own_errors: Sequence[type[ApiError]]
     public: bool
     aliases: Sequence[str]
+    raw: bool
 
     @cached_property
     def name(self) -> str:
@@ -89,17 +97,20 @@ class Operation:
             errors |= {InvalidInput}
         if self.body is not None:
             errors |= {MalformedJson, BodyTooSlow, BodyTooLarge, UnsupportedMediaType, InvalidInput}
+        if self.raw:
+            errors |= {BodyTooLarge, UnsupportedMediaType, InvalidInput}
         return tuple(sorted(errors, key=lambda error: (error.status, error.code)))
 
     async def respond(self, request: Request) -> Response:
         """Check the request, then let the handler answer."""
-        if self.public:
-            return await self._respond(request)
         try:
             return await self._respond(request)
+        except StoreUnavailable as error:
+            _log.warning("the store of objects does not serve us", operation=self.name, error=str(error))
+            raise StorageUnavailable from error
         except UNAVAILABLE as error:
             # asyncpg's DataError, a value no column takes, is an InterfaceError too: a fault of ours, not an absence.
-            if isinstance(error, ValueError):
+            if self.public or isinstance(error, ValueError):
                 raise
             raise DatabaseUnavailable from error
 
@@ -114,7 +125,9 @@ class Operation:
             document = await services.offload(size, parsing.parse, content)
             body, fingerprint = validated(self.body, document.value, root=""), document.fingerprint
             del content, document
-        key = idempotency.key(request.headers, body.idempotency_key if body else None) if self.writes else None
+        key = None
+        if self.writes and not self.public:
+            key = idempotency.key(request.headers, body.idempotency_key if body else None)
         return await self.handler(Call(request, services, self.route, caller, query, body, size, fingerprint, key))
 
     @property
@@ -124,7 +137,7 @@ class Operation:
 
 
 def operation(
-    method: Literal["GET", "POST", "DELETE"],
+    method: Method,
     path: str,
     *,
     tag: str,
@@ -136,11 +149,12 @@ def operation(
     errors: Sequence[type[ApiError]] = (),
     public: bool = False,
     aliases: Sequence[str] = (),
+    raw: bool = False,
 ) -> Callable[[Handler], Operation]:
     """Make a handler an `Operation`, whose fields the arguments are."""
 
     def made(handler: Handler) -> Operation:
-        return Operation(handler, method, path, tag, answer, status, body, forms, query, errors, public, aliases)
+        return Operation(handler, method, path, tag, answer, status, body, forms, query, errors, public, aliases, raw)
 
     return made
 

@@ -21,8 +21,12 @@ from jobs.uploads import UploadLimits, Uploads
 from pricing.tokens import QuoteTokens
 from storage import LocalStore
 from tests.api.doubles import KEY, BooksDouble, DatabaseDouble, JobsDouble, KeysDouble, RecordDouble, WakeupDouble
+from tests.storage.conftest import make_s3, no_aws, swift
 
 BASE_URL = "https://api.example.test"
+SECRET = b"k" * 32
+
+__all__ = ["make_s3", "no_aws", "swift"]
 
 
 @pytest.fixture
@@ -37,7 +41,7 @@ def jobs() -> JobsDouble:
 
 @pytest.fixture
 def store(tmp_path: Path) -> LocalStore:
-    return LocalStore(tmp_path / "storage", BASE_URL, b"k" * 32)
+    return LocalStore(tmp_path / "storage", BASE_URL, SECRET)
 
 
 @pytest.fixture
