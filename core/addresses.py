@@ -23,6 +23,8 @@ _REFUSED: tuple[Network, ...] = (
 )
 """What `is_global` of some Python lets pass. NAT64 (64:ff9b::/96, 64:ff9b:1::/48) is not in 2000::/3 at all."""
 
+_LOOPBACK = (ipaddress.IPv4Address("127.0.0.1"), ipaddress.IPv6Address("::1"))
+
 UNSERVED_PORTS = frozenset(
     {1719, 1720, 1723, 2049, 3659, 4045, 4190, 5060, 5061, 6000, 6566, 6679, 6697, 10080, *range(6665, 6670)}
 )
@@ -41,6 +43,10 @@ class Allowed:
         if self.port not in (None, port):
             return False
         return self.where == host if isinstance(self.where, str) else address in self.where
+
+    def may_cover(self, host: str, port: int) -> bool:
+        """Whether there is an address that `host` may have for which `covers` is true."""
+        return self.port in (None, port) and (not isinstance(self.where, str) or self.where == host)
 
 
 def parse_allowed(text: str) -> tuple[Allowed, ...]:
@@ -102,4 +108,18 @@ def may_reach(host: str, address: Address, port: int, allowed: Sequence[Allowed]
     mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
     if any(entry.covers(host, mapped or address, port) for entry in allowed):
         return True
-    return is_public(address) and (port in (80, 443) or (port >= 1024 and port not in UNSERVED_PORTS))
+    return is_public(address) and _served(port)
+
+
+def may_name(host: str, port: int, allowed: Sequence[Allowed] = ()) -> bool:
+    """Whether a user's URL may name `host`, which spells out no address, at `port`, before anybody knows its address.
+
+    Names that are always this machine (`localhost` and below, RFC 6761) are judged as its loopback addresses.
+    """
+    if host.rstrip(".") == "localhost" or host.rstrip(".").endswith(".localhost"):
+        return any(may_reach(host, loopback, port, allowed) for loopback in _LOOPBACK)
+    return _served(port) or any(entry.may_cover(host, port) for entry in allowed)
+
+
+def _served(port: int) -> bool:
+    return port in (80, 443) or (port >= 1024 and port not in UNSERVED_PORTS)

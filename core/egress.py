@@ -10,34 +10,61 @@ import asyncio
 import ipaddress
 import socket
 import ssl
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from functools import cache
-from typing import ClassVar, TypeAlias
+from typing import ClassVar, Protocol, TypeAlias
 
 import httpcore
 import httpx
 
-from core.addresses import Address, Allowed, literal, may_reach
+from core.addresses import Address, Allowed, literal, may_name, may_reach
 
 MAX_REDIRECTS = 5
 MAX_URL_CHARACTERS = 8192
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _CONNECT_SECONDS = 5.0
+_ANSWER_BYTES = 65_536
+_AGENT = "killatamata"
+_PORTS = {"http": 80, "https": 443}
+# One sentence for both, lest it tell which names exist inside.
+_NO_ADDRESS = "The URL's host has no public address, or its port is not one that may be reached."
 
 Resolver: TypeAlias = Callable[[str, int], Awaitable[Sequence[str]]]
 """From a host name and a port to addresses, best first; raises OSError when there are none."""
 
 
 class FetchFailed(Exception):
-    """A user's URL could not be fetched; `reason` is for the user's eyes and names no address."""
+    """A user's URL could not be used; `reason` is for the user's eyes and names no address. Each cause is a class."""
 
     code: ClassVar[str] = "fetch_failed"
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
+
+
+class BadUrl(FetchFailed):
+    """The text is no URL that leads anywhere from here: not http(s), too long, with a password, without a host."""
+
+
+class AddressRefused(FetchFailed):
+    """The host has no address, or one that may not be reached, or the port may not."""
+
+
+class Late(FetchFailed):
+    """No answer in time."""
+
+
+class Unreachable(FetchFailed):
+    """No connection, no valid certificate, or no whole answer."""
+
+
+class AnswerRefused(FetchFailed):
+    """The answer is not one that is taken: its status, its size, its compression, too many redirects."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +74,14 @@ class Fetched:
     data: bytes
     content_type: str
     final_url: str
+
+
+@dataclass(frozen=True)
+class Posted:
+    """What a receiver answered, and the seconds until its status was there, look-up of its name included."""
+
+    status: int
+    seconds: float
 
 
 async def resolve(host: str, port: int) -> list[str]:
@@ -74,52 +109,119 @@ async def fetch(
     no compression, and a compressed answer is refused, so `max_bytes` bounds what is read and what is returned alike.
 
     Raises:
-        FetchFailed: no http(s) URL, a forbidden address, no answer in time, an answer other than 200, too many bytes.
+        FetchFailed: by class: no http(s) URL, a forbidden address, no answer in time, none at all, or not a good one.
     """
+    target = _parse(url)
+    headers = httpx.Headers({"Accept": accept, "Accept-Encoding": "identity", "User-Agent": _AGENT})
+    async with _way_out(timeout_s, allow, resolver) as send:
+        for _ in range(MAX_REDIRECTS + 1):
+            async with send("GET", target, headers) as response:
+                answer = httpx.Headers(response.headers)
+                if response.status not in _REDIRECTS or "location" not in answer:
+                    data = await _body(response, answer, max_bytes)
+                    return Fetched(data, answer.get("content-type", ""), str(target))
+            target = _parse(answer["location"], base=target)
+    raise AnswerRefused(f"The URL leads through more than {MAX_REDIRECTS} redirects; give the last address itself.")
+
+
+async def post(
+    url: str,
+    body: bytes,
+    headers: Mapping[str, str],
+    *,
+    timeout_s: float,
+    allow: Sequence[Allowed] = (),
+    resolver: Resolver = resolve,
+) -> Posted:
+    """POST `body` to `url`. No redirect is followed: its status is the answer, as is any other.
+
+    `timeout_s` bounds the whole. Of the answer's body at most 64 KiB are read, so that the receiver can finish its
+    sentence, and thrown away; a status that is there stands, whatever becomes of the body behind it.
+
+    Raises:
+        FetchFailed: by class: no http(s) URL, a forbidden address, no status in time, or none at all.
+    """
+    target = _parse(url)
+    sent = httpx.Headers(headers)
+    sent.update({"Accept-Encoding": "identity", "Content-Length": str(len(body)), "User-Agent": _AGENT})
+    began = time.monotonic()
+    posted: Posted | None = None
+    try:
+        async with _way_out(timeout_s, allow, resolver) as send, send("POST", target, sent, body) as response:
+            posted = Posted(response.status, time.monotonic() - began)
+            read = 0
+            async for chunk in response.aiter_stream():
+                read += len(chunk)
+                if read >= _ANSWER_BYTES:
+                    break
+    except FetchFailed:
+        if posted is None:
+            raise
+    return posted
+
+
+def check_url(url: str, allow: Sequence[Allowed] = ()) -> None:
+    """Refuse what is known to lead nowhere without asking a name server: a bad form, a port, an address spelled out.
+
+    A name passes; where it leads is checked at every connection.
+
+    Raises:
+        FetchFailed: by class: no http(s) URL, or a forbidden address.
+    """
+    target = _parse(url)
+    host, port = target.raw_host.decode("ascii"), target.port or _PORTS[target.scheme]
+    try:
+        spelled = literal(host)
+    except ValueError:
+        raise AddressRefused(_NO_ADDRESS) from None
+    if not (may_name(host, port, allow) if spelled is None else may_reach(host, spelled, port, allow)):
+        raise AddressRefused(_NO_ADDRESS)
+
+
+class _Send(Protocol):
+    def __call__(
+        self, method: str, target: httpx.URL, headers: httpx.Headers, body: bytes | None = None
+    ) -> AbstractAsyncContextManager[httpcore.Response]: ...
+
+
+@asynccontextmanager
+async def _way_out(timeout_s: float, allow: Sequence[Allowed], resolver: Resolver) -> AsyncIterator[_Send]:
+    """A guarded way to send requests, open for `timeout_s` at most; what goes wrong is raised as `FetchFailed`."""
     timeouts = {"connect": min(timeout_s, _CONNECT_SECONDS), "read": timeout_s, "write": timeout_s, "pool": timeout_s}
     guard = Guard(allow, resolver)
-    target = _parse(url)
+
+    def send(
+        method: str, target: httpx.URL, headers: httpx.Headers, body: bytes | None = None
+    ) -> AbstractAsyncContextManager[httpcore.Response]:
+        url = httpcore.URL(scheme=target.raw_scheme, host=target.raw_host, port=target.port, target=target.raw_path)
+        named = [(b"Host", target.netloc), *((name, text) for name, text in headers.raw if name.lower() != b"host")]
+        return pool.stream(method, url, headers=named, content=body, extensions={"timeout": timeouts})
+
     try:
         async with (
             asyncio.timeout(timeout_s),
             httpcore.AsyncConnectionPool(network_backend=guard, ssl_context=_tls_context()) as pool,
         ):
-            for _ in range(MAX_REDIRECTS + 1):
-                request = httpcore.URL(
-                    scheme=target.raw_scheme, host=target.raw_host, port=target.port, target=target.raw_path
-                )
-                headers: dict[bytes | str, bytes | str] = {
-                    "Host": target.netloc,
-                    "Accept": accept,
-                    "Accept-Encoding": "identity",
-                    "User-Agent": "killatamata",
-                }
-                async with pool.stream("GET", request, headers=headers, extensions={"timeout": timeouts}) as response:
-                    answer = httpx.Headers(response.headers)
-                    if response.status not in _REDIRECTS or "location" not in answer:
-                        data = await _body(response, answer, max_bytes)
-                        return Fetched(data, answer.get("content-type", ""), str(target))
-                target = _parse(answer["location"], base=target)
+            yield send
     except (TimeoutError, httpcore.TimeoutException):
-        raise FetchFailed(f"The URL did not deliver within {timeout_s:g} seconds.") from None
+        raise Late(f"The URL did not finish its answer within {timeout_s:g} seconds.") from None
     except (httpcore.NetworkError, httpcore.ProtocolError, ssl.SSLError):
-        raise FetchFailed("The URL's server cannot be reached, or broke off, or has no valid certificate.") from None
-    raise FetchFailed(f"The URL leads through more than {MAX_REDIRECTS} redirects; give the last address itself.")
+        raise Unreachable("The URL's server cannot be reached, or broke off, or has no valid certificate.") from None
 
 
 async def _body(response: httpcore.Response, headers: httpx.Headers, max_bytes: int) -> bytes:
     if response.status != 200:
-        raise FetchFailed(f"The URL's server answered with status {response.status} instead of 200.")
+        raise AnswerRefused(f"The URL's server answered with status {response.status} instead of 200.")
     if headers.get("content-encoding", "").lower() not in ("", "identity"):
-        raise FetchFailed("The URL's server compresses although asked not to; serve the file as it is.")
+        raise AnswerRefused("The URL's server compresses although asked not to; serve the file as it is.")
     too_large = f"The URL delivers more than {max_bytes} bytes, the most that is read."
     if int(headers.get("content-length", "0")) > max_bytes:
-        raise FetchFailed(too_large)
+        raise AnswerRefused(too_large)
     data = bytearray()
     async for chunk in response.aiter_stream():
         data += chunk
         if len(data) > max_bytes:
-            raise FetchFailed(too_large)
+            raise AnswerRefused(too_large)
     return bytes(data)
 
 
@@ -127,13 +229,13 @@ def _parse(text: str, base: httpx.URL | None = None) -> httpx.URL:
     try:
         url = httpx.URL(text) if base is None else base.join(text)
     except httpx.InvalidURL:
-        raise FetchFailed("The URL cannot be read; give one such as https://example.com/picture.png.") from None
+        raise BadUrl("The URL cannot be read; give one such as https://example.com/picture.png.") from None
     if url.scheme not in ("http", "https") or not url.host or len(text) > MAX_URL_CHARACTERS:
-        raise FetchFailed(f"Only http and https URLs of at most {MAX_URL_CHARACTERS} characters are fetched.")
+        raise BadUrl(f"Only http and https URLs of at most {MAX_URL_CHARACTERS} characters are taken.")
     if url.userinfo:
-        raise FetchFailed("The URL carries a user name or password; give one that needs none.")
+        raise BadUrl("The URL carries a user name or password; give one that needs none.")
     if url.port is not None and not 1 <= url.port <= 65535:
-        raise FetchFailed("The URL's port is no port; give one from 1 to 65535.")
+        raise BadUrl("The URL's port is no port; give one from 1 to 65535.")
     return url
 
 
@@ -145,7 +247,7 @@ def _tls_context() -> ssl.SSLContext:
 class Guard(httpcore.AsyncNetworkBackend):
     """The network as a user's URL may see it: connects to checked addresses only, and to no Unix socket.
 
-    Give it to an `httpcore.AsyncConnectionPool`. A refusal raises `FetchFailed`.
+    Give it to an `httpcore.AsyncConnectionPool`. A refusal raises `AddressRefused`.
     """
 
     def __init__(self, allow: Sequence[Allowed] = (), resolver: Resolver = resolve) -> None:
@@ -164,7 +266,7 @@ class Guard(httpcore.AsyncNetworkBackend):
         """A connection to the first address of `host` that takes one.
 
         Raises:
-            FetchFailed: `host` has no address, or any that may not be reached.
+            AddressRefused: `host` has no address, or any that may not be reached.
             httpcore.NetworkError: no address takes a connection.
         """
         failure: Exception = httpcore.ConnectError("no address")
@@ -182,6 +284,5 @@ class Guard(httpcore.AsyncNetworkBackend):
         except (OSError, ValueError):
             found = []
         if not found or not all(may_reach(host, address, port, self._allow) for address in found):
-            # One sentence for both, lest it tell which names exist inside.
-            raise FetchFailed("The URL's host has no public address, or its port is not one that is fetched from.")
+            raise AddressRefused(_NO_ADDRESS)
         return list(dict.fromkeys(found))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import aclosing
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -13,41 +14,35 @@ from typing import Any
 import httpx
 
 from core.errors import OperatorError
+from killatamata import transport
+from killatamata.event_stream import NoStream, events
+from killatamata.transport import Refused, Unreachable, json_of
 
 FINAL = frozenset({"succeeded", "failed", "cancelled"})
-_POLL_SECONDS = 0.25
-_TRIES = 20
-_PAUSE_SECONDS = 0.5
-_LONGEST_PAUSE_SECONDS = 30.0
-_NO_JSON = {"error": "no_json", "details": {"message": "the answer is no JSON object; is this the API's address?"}}
 
-
-class Refused(OperatorError):
-    """The API said no; the message is its own."""
-
-    def __init__(self, status: int, body: Mapping[str, Any]) -> None:
-        self.status = status
-        self.code = body.get("error", "error")
-        details = body.get("details", {})
-        fields = "".join(f"\n  {field['path']}: {field['message']}" for field in details.get("fields", ()))
-        super().__init__(f"{status} {self.code}: {details.get('message', '')}{fields}")
-
-
-class Unreachable(OperatorError):
-    """The connection failed every time."""
+_JOBS = "/api/v1/media/jobs"
+_POLL_SECONDS = 1.0
+_FILE_TRIES = 4
+_CHUNK_BYTES = 1 << 20
 
 
 class Damaged(OperatorError):
-    """A downloaded file is not what the API said it is."""
+    """A file is not what was said about it."""
+
+
+class Gone(OperatorError):
+    """A file is no longer kept."""
 
 
 class Client:
-    """One account's view of a stack. Lost connections and 503 are tried again; submits carry an idempotency key."""
+    """One account's view of a stack. Lost connections and 503 are tried again; writes carry an idempotency key."""
 
     def __init__(self, base_url: str, api_key: str) -> None:
         self._http = httpx.AsyncClient(
             base_url=base_url, headers={"Authorization": f"Bearer {api_key}"}, timeout=30, trust_env=False
         )
+        # URLs of files are their own credential; the account's key is nothing for a store.
+        self._files = httpx.AsyncClient(base_url=base_url, timeout=30, trust_env=False)
 
     async def __aenter__(self) -> Client:
         return self
@@ -55,104 +50,188 @@ class Client:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        await self._files.aclose()
         await self._http.aclose()
 
-    async def quote(self, task: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    async def quote(
+        self, task: str, given: Mapping[str, Any], *, strict: bool = False, **options: Any
+    ) -> dict[str, Any]:
         """The price and effective input of a job, without the job."""
-        return await self._json("POST", "/api/v1/media/quotes", json={"task": task, "input": given})
+        body = {"task": task, "input": given, **options}
+        return await json_of(self._http, "POST", "/api/v1/media/quotes", json=body, params=_strictly(strict))
 
-    async def submit(self, task: str, given: Mapping[str, Any], **options: Any) -> dict[str, Any]:
+    async def submit(
+        self,
+        task: str,
+        given: Mapping[str, Any],
+        *,
+        idempotency_key: str | None = None,
+        strict: bool = False,
+        **options: Any,
+    ) -> dict[str, Any]:
         """Submit a job once, however often the connection breaks; returns the 202's body.
+
+        `options` are further fields of the body (`maxCostUsd`, `webhookUrl`, …). Without a key, one is drawn.
 
         Raises:
             Refused: the API said no.
-            Unreachable: the connection failed twenty times.
+            Unreachable: the connection failed twenty times; whether there is a job tells the same key, sent again.
         """
-        return await self._json(
+        return await json_of(
+            self._http,
             "POST",
-            "/api/v1/media/jobs",
+            _JOBS,
             json={"task": task, "input": given, **options},
-            headers={"X-Idempotency-Key": secrets.token_hex(16)},
+            params=_strictly(strict),
+            headers={"X-Idempotency-Key": idempotency_key or secrets.token_hex(16)},
         )
 
     async def job(self, job_id: str, *, details: bool = False) -> dict[str, Any]:
         """The job as it is now."""
-        return await self._json(
-            "GET", "/api/v1/media/jobs", params={"jobId": job_id, **({"includeDetails": "1"} if details else {})}
-        )
+        more = {"includeDetails": "1"} if details else {}
+        return await json_of(self._http, "GET", _JOBS, params={"jobId": job_id, **more})
+
+    async def jobs(self, *, every: bool = False, **filters: Any) -> dict[str, Any]:
+        """A page of jobs, newest first, as `{jobs, nextCursor}`; with `every`, all pages in one.
+
+        `filters` are those of the API: `status`, `task`, `limit`, `cursor`.
+        """
+        wanted = {name: value for name, value in filters.items() if value is not None}
+        page = await json_of(self._http, "GET", _JOBS, params=wanted)
+        found, seen = list(page["jobs"]), set[str]()
+        while every and (cursor := page["nextCursor"]) is not None:
+            if cursor in seen:
+                raise Damaged("the list goes in a circle; ask the API's operator")
+            seen.add(cursor)
+            page = await json_of(self._http, "GET", _JOBS, params={**wanted, "cursor": cursor})
+            found += page["jobs"]
+        return {**page, "jobs": found}
+
+    async def cancel(self, job_id: str) -> dict[str, Any]:
+        """Ask for the end of a job; returns the job, which may have ended otherwise."""
+        return await json_of(self._http, "DELETE", _JOBS, params={"jobId": job_id})
+
+    async def receipt(self, job_id: str) -> dict[str, Any]:
+        """What the job moved in the ledger."""
+        return await json_of(self._http, "GET", f"{_JOBS}/receipt", params={"jobId": job_id})
 
     async def finished(self, job_id: str, on_change: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
-        """Wait until the job has ended; `on_change` sees every state read meanwhile. Returns the job with details."""
+        """Wait until the job has ended; `on_change` sees every state meanwhile. Returns the job with details.
+
+        The job's event stream tells what happens; where there is none, the job is read every second.
+        """
+        job = await self.job(job_id)
+        on_change(job)
+        try:
+            async with aclosing(events(self._http, job_id, job.get("sequence", 0))) as changes:
+                while job["status"] not in FINAL:
+                    event = await anext(changes)
+                    told: dict[str, Any] = {
+                        name: event.data[name] for name in ("progress", "stage") if name in event.data
+                    }
+                    job = await self.job(job_id) if event.kind == "state" else {**job, **told}
+                    on_change(job)
+        except (NoStream, StopAsyncIteration):
+            job = await self._polled(job_id, on_change)
+        return await self.job(job_id, details=True)
+
+    async def _polled(self, job_id: str, on_change: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
         while True:
             job = await self.job(job_id)
             on_change(job)
             if job["status"] in FINAL:
-                return await self.job(job_id, details=True)
+                return job
             await asyncio.sleep(_POLL_SECONDS)
+
+    async def upload(self, path: Path, mime_type: str, *, idempotency_key: str) -> str:
+        """Bring a file to the API's store; returns the URL by which a job's input names it.
+
+        Raises:
+            Damaged: the file changed meanwhile.
+            Refused: the API or its store said no.
+            Unreachable: the connection failed.
+        """
+        size, digest = await asyncio.to_thread(_measured, path)
+        made = await json_of(
+            self._http,
+            "POST",
+            "/api/v1/media/uploads",
+            json={"mimeType": mime_type, "bytes": size, "sha256": digest},
+            headers={"X-Idempotency-Key": idempotency_key},
+        )
+        headers = {"Content-Type": mime_type, "Content-Length": str(size)}
+        for left in reversed(range(_FILE_TRIES)):
+            try:
+                answer = await self._files.put(made["uploadUrl"], content=_chunks(path, size), headers=headers)
+            except httpx.RequestError as error:
+                if not left:
+                    raise Unreachable(f"{path.name} did not get through ({error!r}); send it again") from error
+                await asyncio.sleep(transport.PAUSE_SECONDS)
+                continue
+            if answer.is_success:
+                return str(made["url"])
+            if not left or not transport.passing(answer):
+                raise Refused(answer)
+            await asyncio.sleep(transport.pause(answer))
+        raise AssertionError("unreachable")
 
     async def download(self, output: Mapping[str, Any], path: Path) -> Path:
         """Write an output to `path` and check its length and SHA-256.
 
         Raises:
             Damaged: the content is not what the job says; nothing is left at `path`.
+            Gone: the output has been deleted.
             Refused: the store said no.
             Unreachable: the connection failed.
         """
+        if output["url"] is None:
+            raise Gone(f"{path.name} is no longer kept; it was deleted when its time was over")
         path.parent.mkdir(parents=True, exist_ok=True)
-        digest = hashlib.sha256()
         fresh = path.with_name(f".{path.name}.part")
         try:
-            # The URL is its own credential; the account's key is nothing for a store.
-            async with self._http.stream("GET", output["url"], headers={"Authorization": ""}) as answer:
-                if not answer.is_success:
-                    await answer.aread()
-                    raise Refused(answer.status_code, _body(answer) or _NO_JSON)
-                with fresh.open("wb") as file:
-                    async for chunk in answer.aiter_bytes():
-                        digest.update(chunk)
-                        file.write(chunk)
-            if digest.hexdigest() != output["sha256"] or fresh.stat().st_size != output["bytes"]:
+            for left in reversed(range(_FILE_TRIES)):
+                try:
+                    digest = await self._read(output["url"], fresh)
+                    break
+                except httpx.RequestError as error:
+                    if not left:
+                        raise Unreachable(f"{path.name} did not arrive ({error!r}); download it again") from error
+                    await asyncio.sleep(transport.PAUSE_SECONDS)
+            if digest != output["sha256"] or fresh.stat().st_size != output["bytes"]:
                 raise Damaged(f"{path.name} arrived damaged; download it again")
             return fresh.replace(path)
-        except httpx.TransportError as error:
-            raise Unreachable(f"{path.name} did not arrive ({error!r}); download it again") from error
         finally:
             fresh.unlink(missing_ok=True)
 
-    async def _json(self, method: str, path: str, **request: Any) -> dict[str, Any]:
-        for left in reversed(range(_TRIES)):
-            try:
-                answer = await self._http.request(method, path, **request)
-            except httpx.TransportError as error:
-                if not left:
-                    raise Unreachable(f"{self._http.base_url} cannot be reached: {error!r}") from error
-                await asyncio.sleep(_PAUSE_SECONDS)
-                continue
-            body = _body(answer)
-            if answer.is_success and body is not None:
-                return body
-            if not left or not _passing(answer, body):
-                raise Refused(answer.status_code, body or _NO_JSON)
-            await asyncio.sleep(_pause(answer))
-        raise AssertionError("unreachable")
+    async def _read(self, url: str, path: Path) -> str:
+        digest = hashlib.sha256()
+        async with self._files.stream("GET", url) as answer:
+            if not answer.is_success:
+                await answer.aread()
+                raise Refused(answer)
+            with path.open("wb") as file:
+                async for chunk in answer.aiter_bytes():
+                    digest.update(chunk)
+                    file.write(chunk)
+        return digest.hexdigest()
 
 
-def _body(answer: httpx.Response) -> dict[str, Any] | None:
-    """The JSON object of an answer; None when something on the way to the API answered in its place."""
-    try:
-        body = answer.json()
-    except ValueError:
-        return None
-    return body if isinstance(body, dict) else None
+def _strictly(strict: bool) -> dict[str, str]:
+    return {"strict": "1"} if strict else {}
 
 
-def _passing(answer: httpx.Response, body: dict[str, Any] | None) -> bool:
-    """Whether the same request may fare better in a moment."""
-    code = None if body is None else body.get("error")
-    return code == "idempotency_in_progress" or (answer.status_code == 503 and code != "task_unavailable")
+def _measured(path: Path) -> tuple[int, str]:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256")
+        return file.tell(), digest.hexdigest()
 
 
-def _pause(answer: httpx.Response) -> float:
-    """Seconds that `Retry-After` asks for; a date (RFC 9110, section 10.2.3) counts as absent."""
-    text = answer.headers.get("Retry-After", "")
-    return min(float(text), _LONGEST_PAUSE_SECONDS) if text.isascii() and text.isdigit() else _PAUSE_SECONDS
+async def _chunks(path: Path, size: int) -> AsyncIterator[bytes]:
+    left = size
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            left -= len(chunk)
+            if left >= 0:
+                yield chunk
+    if left:
+        raise Damaged(f"{path} changed while it was sent; send it again")

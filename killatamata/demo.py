@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
@@ -26,6 +27,8 @@ EXAMPLES: Mapping[str, tuple[tuple[str, dict[str, Any]], ...]] = {
     ),
 }
 """What each family of tasks shows."""
+
+_ENDINGS = {"jpeg": "jpg", "mpeg": "mp3", "gltf-binary": "glb"}
 
 
 class UnknownFamily(OperatorError):
@@ -79,9 +82,10 @@ async def downloaded(client: Client, job: Mapping[str, Any], out: Path) -> list[
     """Every output of a finished job, checked, as `<out>/<task>-<end of the job's id>[-<role>].<ending>`."""
     files = []
     for output in job["outputs"]:
-        ending = output["mimeType"].rpartition("/")[2].replace("jpeg", "jpg")
+        kind = output["mimeType"].rpartition("/")[2]
         role = "" if output["role"] == "primary" else f"-{output['role']}"
-        files.append(await client.download(output, out / f"{job['task']}-{job['jobId'][-8:]}{role}.{ending}"))
+        name = f"{job['task']}-{job['jobId'][-8:]}{role}.{_ENDINGS.get(kind, kind)}"
+        files.append(await client.download(output, out / re.sub(r"[^A-Za-z0-9._-]", "_", name)))
     return files
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -42,11 +44,20 @@ def follow(bars: Progress, description: str) -> Callable[[dict[str, Any]], None]
     return on_change
 
 
-def table(title: str, rows: list[dict[str, Any]]) -> None:
+def table(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
     """Rows of equal keys as a table on standard output."""
-    shown = Table(title=title)
+    shown = Table(title=escape(title), title_justify="left")
     for column in rows[0] if rows else ():
-        shown.add_column(column)
+        shown.add_column(column, overflow="fold")
     for row in rows:
-        shown.add_row(*(str(value) for value in row.values()))
+        shown.add_row(*(escape(_cell(value)) for value in row.values()))
     Console().print(shown)
+
+
+def record(title: str, values: Mapping[str, Any]) -> None:
+    """Names and values as a table on standard output; what is None or empty is left out."""
+    table(title, [{"": name, " ": value} for name, value in values.items() if value not in (None, "", [], {})])
+
+
+def _cell(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else str(value)

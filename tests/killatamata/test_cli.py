@@ -8,41 +8,24 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from core.ids import encode, uuid7
-from killatamata import cli, show
+from tests.killatamata.conftest import Run
 
 KEY = "s" * 32
 NOBODY = encode("acct", uuid7())
-Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def run(database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """A command's exit code, what it printed and what it complained of."""
-    for name in list(os.environ):
-        if name.startswith("KILLATAMATA_"):
-            monkeypatch.delenv(name)
-    monkeypatch.setenv("KILLATAMATA_DATA_DIR", str(tmp_path / "data"))
+def run(commands: Run, database_url: str, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Runs a command on a fresh database."""
     monkeypatch.setenv("KILLATAMATA_DATABASE_URL", database_url)
     monkeypatch.setenv("KILLATAMATA_SECRET_KEY", KEY)
-    monkeypatch.setenv("COLUMNS", "200")
-    # The log would keep this test's stderr, which is closed after it.
-    monkeypatch.setattr(cli, "configure", lambda *_, **__: None)
-
-    def command(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["killatamata", *words])
-        monkeypatch.setattr(show.console, "_file", sys.stderr)
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        said = capsys.readouterr()
-        return int(str(ended.value.code)), said.out.strip(), " ".join(said.err.split())
-
-    return command
+    return commands
 
 
 def test_an_account_is_made_credited_once_per_reference_and_its_key_revoked(run: Run) -> None:
@@ -201,20 +184,6 @@ def test_a_submit_without_a_stack_says_how_to_get_one(run: Run) -> None:
     code, _, err = run("submit", "image.generate", "--input", "prompt=a fox")
     assert code == 1
     assert "killatamata up" in err
-
-
-def test_inputs_are_json_where_they_can_be_and_text_elsewhere() -> None:
-    given = cli._given(["prompt=a = b", "width=512", "referenceImages=[]", 'negativePrompt="12"', "seed=", "ok=true"])
-    assert given == {
-        "prompt": "a = b",
-        "width": 512,
-        "referenceImages": [],
-        "negativePrompt": "12",
-        "seed": "",
-        "ok": True,
-    }
-    with pytest.raises(cli.CommandFailed, match="name=value, not 'prompt'"):
-        cli._given(["prompt"])
 
 
 def test_an_unknown_demo_starts_nothing(run: Run, tmp_path: Path) -> None:

@@ -5,12 +5,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from killatamata import demo
-from killatamata.client import Refused
 from killatamata.demo import EXAMPLES, DemoFailed, UnknownFamily, families
 from killatamata.stack import Ready
+from killatamata.transport import Refused
 from tasks.registry import TASKS
 
 PICTURE = b"RIFF a picture"
@@ -39,7 +40,7 @@ class ClientDouble:
 
     async def submit(self, task: str, given: dict[str, Any], **options: Any) -> dict[str, Any]:
         if self.state == "refused":
-            raise Refused(402, {"error": "insufficient_balance", "details": {"message": "top up"}})
+            raise Refused(httpx.Response(402, json={"error": "insufficient_balance", "details": {"message": "top up"}}))
         self.submitted.append((task, given, options))
         return {"jobId": f"job_{len(self.submitted):08}", "billing": {"amountUsd": "0.005000"}}
 
@@ -64,6 +65,14 @@ class ClientDouble:
     async def download(self, output: dict[str, Any], path: Path) -> Path:
         path.write_bytes(PICTURE)
         return path
+
+
+async def test_no_name_that_the_api_gives_leads_out_of_the_folder(tmp_path: Path) -> None:
+    output = {"role": "../../up", "mimeType": "image/../../etc", "bytes": 1, "url": "/x"}
+    job = {"task": "../image", "jobId": "job_/../..", "outputs": [output]}
+    (path,) = await demo.downloaded(ClientDouble(), job, tmp_path)  # type: ignore[arg-type]
+    assert path.parent == tmp_path
+    assert path.is_file()
 
 
 def test_families_are_named_one_by_one_or_all_at_once() -> None:

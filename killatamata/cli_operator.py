@@ -1,0 +1,159 @@
+"""The operator's commands: accounts, keys and the ledger, straight on the database."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from cyclopts import App
+
+from core.ids import decode, encode
+from core.money import parse_usd, usd
+from core.settings import Settings
+from killatamata import show
+from killatamata.command import CommandFailed, database, interruptible
+
+if TYPE_CHECKING:
+    from core.database import Database
+
+account = App(name="account", help="Accounts and their credit.")
+key = App(name="key", help="API keys.")
+ledger = App(name="ledger", help="The double-entry ledger.")
+
+
+@account.command(name="create")
+def account_create(name: str, *, credit: str | None = None) -> int:
+    """Make an account with an empty wallet, or with a first credit in dollars; prints its id."""
+    from accounts import accounts
+    from billing import wallets
+    from core.ids import uuid7
+
+    amount = None if credit is None else parse_usd(credit)
+
+    async def create(settings: Settings) -> int:
+        async with database(settings) as books, books.transaction() as connection:
+            made = await accounts.create(connection, name)
+            if amount is not None:
+                await wallets.topup(connection, made.id, amount, f"operator:{uuid7()}")
+        print(encode("acct", made.id))
+        return 0
+
+    return interruptible(create)
+
+
+@account.command(name="credit")
+def account_credit(account_id: str, amount: str, *, reference: str | None = None) -> int:
+    """Credit an account with an amount in dollars; a debt is repaid first.
+
+    Parameters
+    ----------
+    account_id:
+        acct_…
+    amount:
+        Dollars, for example 25 or 0.50.
+    reference:
+        The payment's own id: the same one credits only once.
+    """
+    from billing import wallets
+    from core.ids import uuid7
+
+    owner, micros = _account(account_id), parse_usd(amount)
+
+    async def give(settings: Settings) -> int:
+        async with database(settings) as books:
+            await _known(books, owner)
+            async with books.transaction() as connection:
+                given = await wallets.topup(connection, owner, micros, f"operator:{reference or uuid7()}")
+            balance = await wallets.balance(books, owner)
+        print(f"{'credited' if given else 'already credited'}; available ${usd(balance.available)}")
+        return 0
+
+    return interruptible(give)
+
+
+@key.command(name="create")
+def key_create(account_id: str, *, label: str = "command line") -> int:
+    """Make an API key and print it: this once."""
+    owner = _account(account_id)
+
+    async def create(settings: Settings) -> int:
+        from accounts.keys import Keys
+
+        async with database(settings) as books:
+            await _known(books, owner)
+            async with books.transaction() as connection:
+                secret, _ = await Keys(books, settings.key).create(connection, owner, label)
+        print(secret)
+        return 0
+
+    return interruptible(create)
+
+
+@key.command(name="list")
+def key_list(account_id: str) -> int:
+    """List an account's keys."""
+    owner = _account(account_id)
+
+    async def print_all(settings: Settings) -> int:
+        from accounts.keys import Keys
+
+        async with database(settings) as books:
+            await _known(books, owner)
+            found = await Keys(books, settings.key).list(owner)
+        rows = [
+            {"prefix": made.prefix, "label": made.label, "created": made.created_at, "revoked": made.revoked_at or ""}
+            for made in found
+        ]
+        show.table("Keys", rows)
+        return 0
+
+    return interruptible(print_all)
+
+
+@key.command(name="revoke")
+def key_revoke(account_id: str, prefix: str) -> int:
+    """Revoke the account's key that begins so; it stops working at once."""
+    owner = _account(account_id)
+
+    async def revoke(settings: Settings) -> int:
+        from accounts.keys import Keys
+
+        async with database(settings) as books, books.transaction() as connection:
+            revoked = await Keys(books, settings.key).revoke(connection, owner, prefix)
+        print(f"revoked {revoked.prefix}")
+        return 0
+
+    return interruptible(revoke)
+
+
+@ledger.command(name="check")
+def ledger_check() -> int:
+    """Compare every wallet with its entries and open holds; prints the ones that drift, and fails if there are any."""
+
+    async def check(settings: Settings) -> int:
+        from billing import wallets
+
+        async with database(settings) as books:
+            drifting = await wallets.drift(books)
+        for wallet in drifting:
+            print(wallet)
+        if drifting:
+            raise CommandFailed(f"{len(drifting)} wallets disagree with the ledger")
+        print("no drift")
+        return 0
+
+    return interruptible(check)
+
+
+def _account(text: str) -> UUID:
+    found = decode("acct", text)
+    if found is None:
+        raise CommandFailed(f"{text!r} is no account id; it looks like acct_ and 26 characters")
+    return found
+
+
+async def _known(books: Database, owner: UUID) -> None:
+    from accounts import accounts
+
+    if await accounts.find(books, owner) is None:
+        raise CommandFailed(f"there is no account {encode('acct', owner)}; killatamata account create makes one")
