@@ -144,6 +144,7 @@ def _prepare(
 
 
 def _form(base: type[QuoteBody], noun: str, task: Task[Any]) -> type[QuoteBody]:
+    task.Input.model_rebuild()
     name = "".join(part.capitalize() for part in task.name.split(".")) + noun
     fields: dict[str, Any] = {
         "task": (Literal[task.name], Field(description="The task's name.")),

@@ -100,6 +100,7 @@ def _success(each: Operation, references: dict[Any, Any]) -> dict[str, Any]:
     headers += ["Idempotency-Replayed"] if each.writes and each.body is not None else []
     schema = references[each.answer, "serialization"] if each.answer else None
     content = {_JSON: {"schema": schema}} if schema else {"*/*": {}}
+    content |= {media_type: {"schema": {"type": "string"}} for media_type in each.besides}
     return {"description": each.status.phrase, "headers": _header_references(headers), "content": content}
 
 

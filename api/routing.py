@@ -51,7 +51,8 @@ class NoQuery(Query):
 
 @dataclass(frozen=True)
 class Operation:
-    """A method on a path. `answer` is None for an answer that is no JSON; `aliases` are further paths.
+    """A method on a path. `answer` is None for an answer that is no JSON; `aliases` are further paths,
+    `besides` the media types of its other answers.
 
     `body` validates, `forms` are the shapes it is documented with when there are several, told apart by their field
     `task`. A `raw` body is bytes of any type, which the handler reads itself. A public operation asks for no key and
@@ -71,6 +72,7 @@ class Operation:
     public: bool
     aliases: Sequence[str]
     raw: bool
+    besides: Sequence[str]
 
     @cached_property
     def name(self) -> str:
@@ -150,11 +152,13 @@ def operation(
     public: bool = False,
     aliases: Sequence[str] = (),
     raw: bool = False,
+    besides: Sequence[str] = (),
 ) -> Callable[[Handler], Operation]:
     """Make a handler an `Operation`, whose fields the arguments are."""
 
     def made(handler: Handler) -> Operation:
-        return Operation(handler, method, path, tag, answer, status, body, forms, query, errors, public, aliases, raw)
+        own = (body, forms, query, errors, public, aliases, raw, besides)
+        return Operation(handler, method, path, tag, answer, status, *own)
 
     return made
 

@@ -34,7 +34,7 @@ Factor = Annotated[Decimal, BeforeValidator(_decimal), Field(ge=1)]
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, serialize_by_alias=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, serialize_by_alias=True, defer_build=True)
 
 
 class _Rising(_Strict):

@@ -126,7 +126,9 @@ def _nullable(node: dict[str, Any]) -> dict[str, Any]:
 
 
 class TaskInput(InputModel):
-    """The fields that every task takes."""
+    """The fields that every task takes. A task's validator is built when it is first needed, not at import."""
+
+    model_config = ConfigDict(defer_build=True)
 
     seed: Annotated[int, Field(ge=0, le=MAX_SEED), WHOLE] | None = Field(
         None,

@@ -62,7 +62,7 @@ MediaUrl = Annotated[
     Field(
         max_length=MAX_URL_CHARACTERS,
         description="An http or https URL; fetched when the job runs.",
-        json_schema_extra={"format": "uri", "pattern": _URL_PATTERN},
+        json_schema_extra={"pattern": _URL_PATTERN},
     ),
 ]
 """An http or https URL, fetched when the job runs."""
@@ -107,7 +107,7 @@ ESSENCE = BeforeValidator(_essence)
 class InlineMedia(InputModel):
     """The bytes of a file, in the request itself."""
 
-    model_config = ConfigDict(json_schema_extra={"required": ["dataBase64"]})
+    model_config = ConfigDict(json_schema_extra={"required": ["dataBase64"]}, defer_build=True)
     max_bytes: ClassVar[int]
 
     data_base64: bytes = Field(

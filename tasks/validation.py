@@ -187,7 +187,11 @@ def _problem(details: ErrorDetails, model: type[BaseModel], root: str) -> FieldP
             allowed=allowed,
             nearest=_nearest_number(given, allowed),
         )
-    if details["type"] in ("literal_error", "int_parsing_size") and allowed is not None and "enum" in allowed:
+    if (
+        details["type"] in ("literal_error", "int_parsing_size", "string_unicode")
+        and allowed is not None
+        and "enum" in allowed
+    ):
         choices = allowed["enum"]
         message = f"must be one of {', '.join(map(str, choices))}, not {shown(given)}"
         return FieldProblem(path, message, allowed=allowed, nearest=_nearest_choice(given, choices, node))
