@@ -61,6 +61,7 @@ class _Download(StreamingResponse):
     query=ObjectQuery,
     errors=(Forbidden, OutputExpired, RangeNotSatisfiable, StorageUnavailable),
     public=True,
+    limited=False,
 )
 async def read_object(call: Call[None, ObjectQuery]) -> Response:
     """Download a file by the signed URL that a job gave. Takes one Range, If-Range and If-None-Match."""

@@ -9,6 +9,7 @@ from typing import ParamSpec, TypeVar
 
 from accounts.keys import Keys
 from api.cursors import Cursors
+from api.rate_limits import RateLimits
 from billing.price_books import PriceBooks
 from core.database import Database
 from core.settings import Settings
@@ -22,6 +23,7 @@ from jobs.uploads import UploadLimits, Uploads
 from jobs.wakeup import Wakeup
 from pricing.tokens import QuoteTokens
 from storage import Store, open_store
+from webhooks.store import Webhooks
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -49,6 +51,8 @@ class Services:
     uploads: Uploads
     artifacts: Artifacts
     wakeup: Wakeup
+    rate_limits: RateLimits
+    webhooks: Webhooks
     large: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(2))
 
     @classmethod
@@ -84,6 +88,8 @@ class Services:
             ),
             artifacts=Artifacts(database, store, settings.output_days),
             wakeup=Wakeup(database),
+            rate_limits=RateLimits.of(settings),
+            webhooks=Webhooks(database, settings.key),
         )
 
     async def offload(self, size: int, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

@@ -55,6 +55,7 @@ class UploadedAnswer(Answer):
     errors=(Forbidden, UploadConflict, UploadExpired, StorageUnavailable),
     public=True,
     raw=True,
+    limited=False,
 )
 async def put_upload(call: Call[None, UploadQuery]) -> Response:
     """Send a file to the URL that an upload was given. It must have the type, size and digest that were promised, and be

@@ -137,17 +137,17 @@ class IdempotencyInProgress(ApiError):
     default_message = "A request with this idempotency key is still under way; retry with the same key in a moment."
 
 
-class WrongState(ApiError):
-    """What is asked cannot be done in the state that this is in."""
-
-    code = "wrong_state"
-    status = 409
-
-
 class AmbiguousPrefix(ApiError):
     """Several keys begin with this prefix."""
 
     code = "ambiguous_prefix"
+    status = 409
+
+
+class WrongState(ApiError):
+    """What is asked does not fit the state that the thing is in."""
+
+    code = "wrong_state"
     status = 409
 
 

@@ -9,6 +9,7 @@ import secrets
 import tempfile
 from contextlib import suppress
 from functools import cached_property
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -68,6 +69,21 @@ class Settings(BaseSettings):
     running_cancels_a_day: Annotated[int, Field(ge=0)] = Field(
         20, description="Cancels of running jobs; more of them pause an account's submits for ten minutes."
     )
+    writes_per_minute: Annotated[int, Field(ge=0)] = Field(120, description="Of each key; 0: no limit.")
+    reads_per_minute: Annotated[int, Field(ge=0)] = Field(1200, description="Of each key; 0: no limit.")
+    requests_per_minute_without_key: Annotated[int, Field(ge=0)] = Field(
+        30, description="Of each address, wrong keys included; 0: no limit."
+    )
+    event_streams_per_key: Annotated[int, Field(ge=1)] = Field(10, description="Event streams open at a time.")
+    rate_limit_store: Annotated[str, Field(pattern=r"^(rediss?|unix)://")] | None = Field(
+        None, description="A Redis that all ingress processes count in; absent: each counts for itself."
+    )
+    trusted_proxies: str = Field(
+        "", description="Addresses and networks, comma-separated, of proxies whose X-Forwarded-For is believed."
+    )
+    metrics_token: Annotated[SecretStr, Field(min_length=16)] | None = Field(
+        None, description="Opens /metrics, as a bearer token; absent: /metrics answers this machine alone."
+    )
     egress_allow: str = Field(
         "",
         description="Networks (10.1.0.0/16) and host:port, comma-separated, that users' URLs may lead to besides public "
@@ -96,6 +112,13 @@ class Settings(BaseSettings):
     @classmethod
     def _readable(cls, text: str) -> str:
         parse_allowed(text)
+        return text
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _addresses(cls, text: str) -> str:
+        for part in filter(None, map(str.strip, text.split(","))):
+            ip_network(part)
         return text
 
     @cached_property

@@ -10,6 +10,7 @@ from starlette.testclient import TestClient
 from accounts import idempotency
 from api.app import application
 from api.cursors import Cursors
+from api.rate_limits import RateLimits
 from api.services import Services
 from core.settings import Settings
 from jobs.artifacts import Artifacts
@@ -20,7 +21,16 @@ from jobs.snapshot import Queues
 from jobs.uploads import UploadLimits, Uploads
 from pricing.tokens import QuoteTokens
 from storage import LocalStore
-from tests.api.doubles import KEY, BooksDouble, DatabaseDouble, JobsDouble, KeysDouble, RecordDouble, WakeupDouble
+from tests.api.doubles import (
+    KEY,
+    BooksDouble,
+    DatabaseDouble,
+    JobsDouble,
+    KeysDouble,
+    RecordDouble,
+    WakeupDouble,
+    WebhooksDouble,
+)
 from tests.storage.conftest import make_s3, no_aws, swift
 
 BASE_URL = "https://api.example.test"
@@ -63,9 +73,11 @@ def services(
         "jobs": jobs,
         "price_books": BooksDouble(),
         "wakeup": WakeupDouble(),
+        "webhooks": WebhooksDouble(jobs),
     }
+    settings = Settings(data_dir=tmp_path, secret_key="k" * 32, max_body_bytes=200_000, public_url=BASE_URL)
     return Services(
-        settings=Settings(data_dir=tmp_path, secret_key="k" * 32, max_body_bytes=200_000, public_url=BASE_URL),
+        settings=settings,
         base_url=BASE_URL,
         queues=queues,
         estimates=Estimates(queues, RunTimes(whatever)),
@@ -75,6 +87,7 @@ def services(
         inputs=Inputs(whatever, store),
         uploads=Uploads(store, UploadLimits(2, 40_000_000, 3600)),
         artifacts=Artifacts(whatever, store, 7),
+        rate_limits=RateLimits.of(settings),
         **cast("dict[str, Any]", doubles),
     )
 
