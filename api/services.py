@@ -10,6 +10,7 @@ from typing import ParamSpec, TypeVar
 from accounts.keys import Keys
 from api.cursors import Cursors
 from api.rate_limits import RateLimits
+from api.room import Room
 from billing.price_books import PriceBooks
 from core.database import Database
 from core.settings import Settings
@@ -53,6 +54,7 @@ class Services:
     wakeup: Wakeup
     rate_limits: RateLimits
     webhooks: Webhooks
+    room: Room = field(default_factory=lambda: Room(512_000_000))
     large: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(2))
 
     @classmethod
@@ -88,6 +90,7 @@ class Services:
             ),
             artifacts=Artifacts(database, store, settings.output_days),
             wakeup=Wakeup(database),
+            room=Room(settings.max_bodies_bytes),
             rate_limits=RateLimits.of(settings),
             webhooks=Webhooks(database, settings.key),
         )
