@@ -31,6 +31,7 @@ from core.errors import (
     Internal,
     InvalidInput,
     MalformedJson,
+    Overloaded,
     RateLimited,
     StorageUnavailable,
     Unauthorized,
@@ -109,7 +110,7 @@ class Operation:
         if self.query.model_fields:
             errors |= {InvalidInput}
         if self.body is not None:
-            errors |= {MalformedJson, BodyTooSlow, BodyTooLarge, UnsupportedMediaType, InvalidInput}
+            errors |= {MalformedJson, BodyTooSlow, BodyTooLarge, UnsupportedMediaType, InvalidInput, Overloaded}
         if self.raw:
             errors |= {BodyTooLarge, UnsupportedMediaType, InvalidInput}
         return tuple(sorted(errors, key=lambda error: (error.status, error.code)))
@@ -132,16 +133,18 @@ class Operation:
         services: Services = request.app.state.services
         caller = await self._caller(request, services)
         query = parsing.query(request.query_params, self.query)
-        body, size, fingerprint = None, 0, b""
-        if self.body is not None:
-            content = await parsing.read(request, services.settings.max_body_bytes)
-            size = len(content)
-            document = await services.offload(size, parsing.parse, content)
-            body, fingerprint = validated(self.body, document.value, root=""), document.fingerprint
-        key = None
-        if self.writes and not self.public:
-            key = idempotency.key(request.headers, body.idempotency_key if body else None)
-        return await self.handler(Call(request, services, self.route, caller, query, body, size, fingerprint, key))
+        with services.room.guest() as take:
+            body, size, fingerprint = None, 0, b""
+            if self.body is not None:
+                content = await parsing.read(request, services.settings.max_body_bytes, take)
+                size = len(content)
+                document = await services.offload(size, parsing.parse, content)
+                body, fingerprint = validated(self.body, document.value, root=""), document.fingerprint
+                del content, document
+            key = None
+            if self.writes and not self.public:
+                key = idempotency.key(request.headers, body.idempotency_key if body else None)
+            return await self.handler(Call(request, services, self.route, caller, query, body, size, fingerprint, key))
 
     async def _caller(self, request: Request, services: Services) -> Caller | None:
         """Who calls, counted in the rate limits before anything of the body is read."""

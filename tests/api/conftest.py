@@ -14,9 +14,12 @@ from api.event_tokens import EventTokens
 from api.rate_limits import RateLimits
 from api.services import Services
 from core.settings import Settings
+from jobs.artifacts import Artifacts
 from jobs.estimates import Estimates
+from jobs.inputs import Inputs
 from jobs.run_times import RunTimes
 from jobs.snapshot import Queues
+from jobs.uploads import UploadLimits, Uploads
 from pricing.tokens import QuoteTokens
 from storage import LocalStore
 from tests.api.doubles import (
@@ -85,6 +88,9 @@ def services(
         cursors=Cursors(b"k" * 32),
         event_tokens=EventTokens(b"k" * 32),
         store=store,
+        inputs=Inputs(whatever, store),
+        uploads=Uploads(store, UploadLimits(2, 40_000_000, 3600)),
+        artifacts=Artifacts(whatever, store, 7),
         rate_limits=RateLimits.of(settings),
         **cast("dict[str, Any]", doubles),
     )

@@ -171,6 +171,30 @@ async def test_whoever_follows_a_job_is_told_by_notification(
     assert [each for each in found if each != "progress"] == ["running", POOL, "encode", "publish", "succeeded"]
 
 
+async def test_a_jobs_output_feeds_the_next_job_of_the_same_account(
+    dispatching: Dispatching, database: Database
+) -> None:
+    handle = dispatching.start()
+    first = await ended(database, await submitted(database, POOL, INPUT))
+    url = f"https://api.example.test/objects/{first.outputs[0]['key']}?expires=1&filename=a&signature=old"
+    given = {**INPUT, "referenceImages": [url]}
+    job = await ended(database, await submitted(database, POOL, given, account_id=first.account_id))
+    assert (job.state, job.failure) == ("succeeded", None)
+    assert [stage.name for stage in job.stages] == ["fetch", "qwen-image-edit", "encode", "publish"]
+    (reference,) = handle.streams[1].call.request.references
+    assert (await reference).shape == (64, 64, 3), "a reference, and no pixels, went through the dispatcher"
+
+    stranger = await ended(database, await submitted(database, POOL, given))
+    await database.execute("UPDATE job SET outputs_deleted_at = clock_timestamp() WHERE id = $1", first.id)
+    late = await ended(database, await submitted(database, POOL, given, account_id=first.account_id))
+    for failed, code in ((stranger, "fetch_failed"), (late, "output_expired")):
+        assert failed.failure is not None
+        assert (failed.state, failed.failure["code"], failed.failure["retryable"]) == ("failed", code, False)
+        assert len(failed.attempts) == 1
+    assert await money(database, stranger) == (CREDIT, 0)
+    assert len(handle.streams) == 2
+
+
 async def test_an_engine_that_fails_three_times_fails_the_job_at_no_cost(
     dispatching: Dispatching, database: Database
 ) -> None:
@@ -244,7 +268,7 @@ async def test_a_job_that_waits_for_the_store_can_be_cancelled_at_once(
     dispatching.start()
     job = await submitted(database, POOL, task="test")
     await tried.wait()
-    await database.execute("SELECT cancel($1, $2)", job.account_id, job.id)
+    await database.execute("SELECT cancel($1, $2, NULL, NULL, NULL)", job.account_id, job.id)
     found = await asyncio.wait_for(ended(database, job), 10)
     assert (found.state, outcomes(found)) == ("cancelled", ["storage_unavailable"])
     assert await money(database, found) == (CREDIT, 0)
