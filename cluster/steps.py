@@ -126,10 +126,11 @@ class Steps:
         """Store named contents (`{"image.webp": (bytes or a reference, mime type)}`) under this attempt's own keys."""
         async with self.stage("publish"):
             folder = f"jobs/{self.lease.job_id}/{self.lease.fence}"
-            return [
-                await self._task(work.publish, f"{folder}/{name}", content, mime_type)
-                for name, (content, mime_type) in files.items()
-            ]
+            named = [(name, mime_type) for name, (_, mime_type) in files.items()]
+            artifacts: list[dict[str, Any]] = await self._task(
+                work.publish, folder, named, *(content for content, _ in files.values())
+            )
+            return artifacts
 
     async def _task(self, function: Callable[..., Any], *arguments: Any) -> Any:
         reference = work.remote(function, *arguments)

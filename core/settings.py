@@ -56,6 +56,7 @@ class Settings(BaseSettings):
     max_body_bytes: Annotated[int, Field(ge=1024)] = Field(64_000_000, description="Largest JSON body.")
     output_url_seconds: Annotated[int, Field(ge=1)] = Field(3600, description="Life of a signed output URL.")
     output_days: Annotated[float, Field(gt=0)] = Field(7, description="Outputs are kept this long after a job's end.")
+    provenance: bool = Field(True, description="Write into every output which recipe made it (docs/provenance.md).")
     quote_minutes: Annotated[float, Field(gt=0)] = Field(15, description="Life of a quoteToken.")
     start_timeout_seconds: Annotated[int, Field(ge=1)] = Field(
         3600, description="A job not started by then fails, at no cost."

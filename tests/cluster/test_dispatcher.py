@@ -140,8 +140,12 @@ async def test_a_job_is_made_published_and_paid_once(dispatching: Dispatching, d
     dispatching.start()
     job = await ended(database, await submitted(database, POOL, INPUT))
     assert (job.state, job.progress, job.failure) == ("succeeded", 1.0, None)
-    (output,) = job.outputs
-    assert (output["role"], output["mimeType"], output["width"], output["height"]) == ("primary", "image/webp", 64, 64)
+    assert [(each["role"], each["mimeType"], each["width"], each["height"]) for each in job.outputs] == [
+        ("primary", "image/webp", 64, 64),
+        ("thumbnail", "image/webp", 64, 64),
+    ]
+    assert len(job.outputs[0]["blurhash"]) == 28
+    assert "blurhash" not in job.outputs[1]
     assert (job.engine, job.weights_digest, job.stand_in) == ("double", "sha256:00", True)
     assert job.upstream == {"seed": 7}
     assert [stage.name for stage in job.stages] == [POOL, "encode", "publish"]
