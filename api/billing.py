@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import AsyncIterator, Iterable
 from datetime import UTC, datetime
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
+from pydantic_core import PydanticCustomError
 from starlette.responses import Response, StreamingResponse
 
 from api.call import Call
@@ -30,6 +32,9 @@ CSV_ROWS = 1000
 
 _LIST = "entries"
 _FIRST, _LAST = datetime(2000, 1, 1, tzinfo=UTC), datetime(9000, 1, 1, tzinfo=UTC)
+_INSTANT = re.compile(
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]{1,9})?(?:[Zz]|[+-][0-9:]{5})?"
+)
 _HEX = Annotated[str, Field(pattern="^[0-9a-f]{64}$", description="SHA-256 in hex.")]
 
 
@@ -39,6 +44,15 @@ class ReceiptQuery(Query):
     job_id: Text = Field(description="The jobId of a submit.")
 
 
+def _written_out(given: str) -> str:
+    if not _INSTANT.fullmatch(given):
+        raise PydanticCustomError("instant", "must be an RFC 3339 instant, as in 2026-11-23T10:00:00Z")
+    return given
+
+
+_WrittenOut = Annotated[datetime, BeforeValidator(_written_out)]
+
+
 class EntriesQuery(Query):
     """Which entries."""
 
@@ -46,8 +60,8 @@ class EntriesQuery(Query):
         None, description="nextCursor of the page before."
     )
     limit: Annotated[int, Field(ge=1, le=1000)] = Field(100, description="Entries a page; a CSV has them all.")
-    since: datetime | None = Field(None, description="Entries made at this instant or later (RFC 3339).")
-    until: datetime | None = Field(None, description="Entries made before this instant (RFC 3339).")
+    since: _WrittenOut | None = Field(None, description="Entries made at this instant or later (RFC 3339).")
+    until: _WrittenOut | None = Field(None, description="Entries made before this instant (RFC 3339).")
     format: Literal["json", "csv"] = Field(
         "json", description="csv: the whole range as one file; cursor and limit play no part."
     )
@@ -111,6 +125,8 @@ _ALIASES = [field.alias or name for name, field in StatementEntry.model_fields.i
 
 class EntriesAnswer(Answer):
     """A page of entries, newest first."""
+
+    also_as = ("text/csv",)
 
     entries: list[StatementEntry]
     next_cursor: str | None = Field(description="Where the next page begins; null on the last one.")

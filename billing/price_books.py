@@ -25,7 +25,7 @@ async def publish(connection: Connection, book: PriceBook) -> bool:
     if added:
         return True
     known = await connection.fetchval("SELECT body FROM price_book WHERE version = $1", book.version)
-    if PriceBook.from_json(known) != book:
+    if PriceBook.from_row(known) != book:
         raise ValueError(f"price book {book.version} exists with other prices; give the new prices a new version")
     if await connection.fetchval(_CURRENT) == book.version:
         return False
@@ -66,5 +66,5 @@ class PriceBooks:
             body = await self._database.fetch_value("SELECT body FROM price_book WHERE version = $1", version)
             if body is None:
                 raise LookupError(f"no price book {version}")
-            self._known[version] = PriceBook.from_json(body)
+            self._known[version] = PriceBook.from_row(body)
         return self._known[version]

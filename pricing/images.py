@@ -23,3 +23,13 @@ def image_generate(effective_input: Mapping[str, Any], book: PriceBook) -> Quote
     if effective_input["highDetail"]:
         bill.times("high detail", rates.high_detail_factor)
     return bill.quote(book.version)
+
+
+def image_edit(effective_input: Mapping[str, Any], book: PriceBook) -> Quote:
+    """One price each, more in high detail: the source, which sets the size, is fetched only when the job runs."""
+    rates = book.image_edit
+    bill = Bill()
+    bill.charge("edited image", 1, "image", rates.usd_per_image)
+    if effective_input["highDetail"]:
+        bill.times("high detail", rates.high_detail_factor)
+    return bill.quote(book.version)

@@ -6,7 +6,7 @@ import hashlib
 import json
 import secrets
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, Literal, TypeAlias, TypeVar
 
@@ -20,7 +20,7 @@ InputT = TypeVar("InputT", bound=TaskInput)
 
 @dataclass(frozen=True)
 class Adjustment:
-    """One value of the input that was changed to one that can be made, and why.
+    """One value of the input that was changed to one that can be made, or a preset's that the caller's own replaced.
 
     `at` is `submit`, or `run` when the change needed the fetched media.
     """
@@ -57,22 +57,34 @@ class Findings:
     problems: list[FieldProblem] = field(default_factory=list)
     adjustments: list[Adjustment] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    overrides: list[Adjustment] = field(default_factory=list)
+    _exact: dict[str, Any] = field(default_factory=dict)
 
     def refuse(self, name: str, message: str, *, allowed: Any = None, nearest: Any = None) -> None:
         """The field `name` cannot stand beside the others."""
         self.problems.append(FieldProblem(f"input.{name}", message, allowed, nearest))
 
-    def adjust(self, name: str, given: Any, to: Any, reason: str) -> None:
-        """The field `name` is changed."""
+    def adjust(self, name: str, given: Any, to: Any, reason: str, *, exact: Any = None) -> None:
+        """The field `name` is changed; `exact` is what would have needed no change, if that is not `to` itself."""
         self.adjustments.append(Adjustment(name, given, to, reason))
+        self._exact[name] = to if exact is None else exact
+
+    def fill(self, effective: dict[str, Any], given: Set[str], preset: str, values: Mapping[str, Any]) -> None:
+        """Put a preset's `values` where the caller gave none; a given one that differs stays, and the trail says so."""
+        for name, value in values.items():
+            if name not in given:
+                effective[name] = value
+            elif effective[name] != value:
+                reason = f"given; the preset {preset} has {json.dumps(value)}"
+                self.overrides.append(Adjustment(name, value, effective[name], reason))
 
     def refuse_adjustments(self) -> None:
-        """Strict mode: every adjustment becomes a problem."""
+        """Strict mode: every adjustment becomes a problem. A preset that was overridden is what was asked for, and none."""
         for change in self.adjustments:
             self.refuse(
                 change.field,
                 f"{change.from_} would be changed to {change.to} ({change.reason}), which strict mode refuses",
-                nearest=change.to,
+                nearest=self._exact[change.field],
             )
 
 
@@ -116,7 +128,8 @@ class Task(ABC, Generic[InputT]):
         if findings.problems:
             raise refusal(findings.problems)
         effective["seed"] = secrets.randbelow(MAX_SEED + 1) if given.seed is None else given.seed
-        return Prepared(effective, tuple(findings.adjustments), tuple(findings.warnings), given.seed is None)
+        trail = (*findings.adjustments, *findings.overrides)
+        return Prepared(effective, trail, tuple(findings.warnings), given.seed is None)
 
     @staticmethod
     def hash_input(effective_input: Mapping[str, Any], seed_drawn: bool) -> str:

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Set
 from math import isqrt
+from typing import Annotated
 
+from pydantic import Field
+
+from media.arithmetic import MAX_PIXELS, floor_side
+from media.arithmetic import SIDE_STEP as STEP
 from tasks.base import Findings
+from tasks.fields import WHOLE
 
-STEP = 32
-"""Pixels; the models work on a grid this wide."""
 MIN_SIDE = 256
-MAX_PIXELS = 4_194_304
-"""2048 × 2048."""
 MAX_SIDE = MAX_PIXELS // MIN_SIDE
+
+Side = Annotated[int, Field(ge=MIN_SIDE, le=MAX_SIDE), WHOLE]
+"""Pixels."""
 
 
 def canvas(width: int, height: int, given: Set[str], findings: Findings) -> tuple[int, int]:
@@ -25,7 +30,7 @@ def canvas(width: int, height: int, given: Set[str], findings: Findings) -> tupl
         if name in given and other not in given:
             findings.refuse(other, f"is required beside `{name}`: give both, or neither")
             return width, height
-    sides = {"width": width - width % STEP, "height": height - height % STEP}
+    sides = {"width": floor_side(width), "height": floor_side(height)}
     if sides["width"] * sides["height"] > MAX_PIXELS:
         fitting = dict(zip(sides, _fitting(sides["width"], sides["height"]), strict=True))
         for name, side in fitting.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Annotated, Any
 
 from pydantic import (
@@ -29,6 +30,10 @@ def _whole(value: object) -> object:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
+def _plain(value: float) -> float:
+    return int(value) if value.is_integer() else value
+
+
 def _storable(text: str) -> str:
     if "\0" in text:
         raise PydanticCustomError("text_nul", "must not contain the NUL character")
@@ -42,8 +47,15 @@ def _storable(text: str) -> str:
 WHOLE = BeforeValidator(_whole)
 """Last in the annotation of an `int`: 160.0 is an integer too (as JSON Schema has it); "160" and true are not."""
 
+PLAIN = AfterValidator(_plain)
+"""Last in the annotation of a `float`: 6.0 is shown as 6. A number may be written with or without a fraction."""
+
 Text = Annotated[str, AfterValidator(_storable)]
 """A string that UTF-8 and PostgreSQL can hold: no NUL, no lone surrogate. Lengths count code points."""
+
+MAX_PROMPT_CHARACTERS = 4000
+Prompt = Annotated[Text, Field(min_length=1, max_length=MAX_PROMPT_CHARACTERS)]
+NegativePrompt = Annotated[Text, Field(max_length=MAX_PROMPT_CHARACTERS)]
 
 
 class InputModel(BaseModel):
@@ -59,9 +71,20 @@ class InputModel(BaseModel):
     )
 
     @classmethod
+    @cache
+    def aliases(cls) -> Mapping[str, str]:
+        """The fields' names on the wire, by their names here."""
+        return {name: field.alias or name for name, field in cls.model_fields.items()}
+
+    @classmethod
     def wire_names(cls) -> tuple[str, ...]:
         """The fields' names on the wire."""
-        return tuple(field.alias or name for name, field in cls.model_fields.items())
+        return tuple(cls.aliases().values())
+
+    def given(self) -> frozenset[str]:
+        """The wire names of the fields that the caller set; null is not set."""
+        aliases = self.aliases()
+        return frozenset(aliases[name] for name in self.model_fields_set)
 
     @model_validator(mode="before")
     @classmethod
@@ -70,6 +93,8 @@ class InputModel(BaseModel):
             return data
         if len(data) > MAX_FIELDS:
             raise PydanticCustomError("too_many_fields", f"must not have more than {MAX_FIELDS} fields")
+        if None not in data.values():
+            return data
         known = cls.wire_names()
         return {name: value for name, value in data.items() if value is not None or name not in known}
 
@@ -91,9 +116,9 @@ def _nullable(node: dict[str, Any]) -> dict[str, Any]:
     forms = [form for form in node["anyOf"] if form != null] if "anyOf" in node else [{}]
     if len(forms) > 1:
         return {**about, "anyOf": [*forms, null]}
-    nullable = {**about, **forms[0]}
-    if not isinstance(nullable.get("type"), str):
-        return {"anyOf": [nullable, null]}
+    if not isinstance(forms[0].get("type", about.get("type")), str):
+        return {**about, "anyOf": [*forms, null]} if forms[0] else {"anyOf": [about, null]}
+    nullable = {**forms[0], **about}
     nullable["type"] = [nullable["type"], "null"]
     if "enum" in nullable:
         nullable["enum"] = [*nullable["enum"], None]
@@ -101,7 +126,9 @@ def _nullable(node: dict[str, Any]) -> dict[str, Any]:
 
 
 class TaskInput(InputModel):
-    """The fields that every task takes."""
+    """The fields that every task takes. A task's validator is built when it is first needed, not at import."""
+
+    model_config = ConfigDict(defer_build=True)
 
     seed: Annotated[int, Field(ge=0, le=MAX_SEED), WHOLE] | None = Field(
         None,

@@ -1,10 +1,11 @@
-"""How media are named in an input: by URL or inline, and in which formats they come and go."""
+"""How media are named in an input: by URL or inline, under one name or another, and in which formats they come and go."""
 
 from __future__ import annotations
 
 import binascii
 import re
-from typing import Annotated, Any, Literal
+from collections.abc import Set
+from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -19,12 +20,18 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from tasks.base import Findings
 from tasks.fields import InputModel, Text
 from tasks.validation import INLINE_TAG, URL_TAG
 
 MAX_URL_CHARACTERS = 2048
 MAX_IMAGE_BYTES = 30_000_000
 """Largest image, decoded from base64 or fetched."""
+MAX_AUDIO_BYTES = 50_000_000
+"""Largest audio file, decoded from base64 or fetched."""
+MAX_VIDEO_BYTES = 500_000_000
+"""Largest video, fetched; no video comes inline."""
+MAX_REFERENCES = 4
 
 _DATA_URI = re.compile(r"data:(?P<mime>[^;,]*)(?:;[^;,]*)*?;base64,", re.IGNORECASE)
 _MAX_HEADER = 256
@@ -51,7 +58,7 @@ MediaUrl = Annotated[
     Field(
         max_length=MAX_URL_CHARACTERS,
         description="An http or https URL; fetched when the job runs.",
-        json_schema_extra={"format": "uri", "pattern": _URL_PATTERN},
+        json_schema_extra={"pattern": _URL_PATTERN},
     ),
 ]
 """An http or https URL, fetched when the job runs."""
@@ -74,24 +81,25 @@ def decode_inline(data_base64: str) -> bytes:
     return binascii.a2b_base64("".join(encoded.split()), strict_mode=True)
 
 
-def _lower(value: object) -> object:
-    return value.lower() if isinstance(value, str) else value
+def _essence(value: object) -> object:
+    return value.partition(";")[0].strip().lower() if isinstance(value, str) else value
 
 
-ImageMimeType = Annotated[Literal["image/png", "image/jpeg", "image/jpg", "image/webp"], BeforeValidator(_lower)]
+ESSENCE = BeforeValidator(_essence)
+"""Around the MIME types of a field: case and parameters (`audio/webm;codecs=opus`) do not count."""
 
 
-class InlineImage(InputModel):
-    """The bytes of an image: PNG, JPEG or WebP."""
+class InlineMedia(InputModel):
+    """The bytes of a file, in the request itself."""
 
-    model_config = ConfigDict(json_schema_extra={"required": ["dataBase64"]})
+    model_config = ConfigDict(json_schema_extra={"required": ["dataBase64"]}, defer_build=True)
+    max_bytes: ClassVar[int]
 
     data_base64: str = Field(
         description="Base64, or a data URI that holds base64.",
         json_schema_extra={"contentEncoding": "base64"},
         min_length=1,
     )
-    mime_type: ImageMimeType = Field(description="May be left out when dataBase64 is a data URI that gives it.")
 
     @model_validator(mode="before")
     @classmethod
@@ -113,26 +121,99 @@ class InlineImage(InputModel):
             ) from None
         if size == 0:
             raise PydanticCustomError("base64_empty", "holds no bytes")
-        if size > MAX_IMAGE_BYTES:
-            raise PydanticCustomError("base64_size", f"must hold at most {MAX_IMAGE_BYTES} bytes, not {size}")
+        if size > cls.max_bytes:
+            raise PydanticCustomError("base64_size", f"must hold at most {cls.max_bytes} bytes, not {size}")
         return text
 
 
+class InlineImage(InlineMedia):
+    """The bytes of an image: PNG, JPEG or WebP, at most 30 MB."""
+
+    max_bytes = MAX_IMAGE_BYTES
+
+    mime_type: Annotated[Literal["image/png", "image/jpeg", "image/jpg", "image/webp"], ESSENCE] = Field(
+        description="May be left out when dataBase64 is a data URI that gives it."
+    )
+
+
+class InlineAudio(InlineMedia):
+    """The bytes of an audio file: Ogg, Opus, WAV, MP3, FLAC, AAC, MP4 or WebM, at most 50 MB."""
+
+    max_bytes = MAX_AUDIO_BYTES
+
+    mime_type: Annotated[
+        Literal[
+            "audio/ogg",
+            "audio/opus",
+            "audio/wav",
+            "audio/x-wav",
+            "audio/wave",
+            "audio/mpeg",
+            "audio/mp3",
+            "audio/flac",
+            "audio/x-flac",
+            "audio/aac",
+            "audio/mp4",
+            "audio/webm",
+        ],
+        ESSENCE,
+    ] = Field(description="May be left out when dataBase64 is a data URI that gives it.")
+
+
 def _form(value: Any) -> str | None:
-    return URL_TAG if isinstance(value, str) else INLINE_TAG if isinstance(value, dict | InlineImage) else None
+    return URL_TAG if isinstance(value, str) else INLINE_TAG if isinstance(value, dict | InlineMedia) else None
 
 
-ImageReference = Annotated[
-    Annotated[MediaUrl, Tag(URL_TAG)] | Annotated[InlineImage, Tag(INLINE_TAG)],
-    Discriminator(
-        _form,
-        custom_error_type="media_form",
-        custom_error_message="must be a URL string or an object {dataBase64, mimeType}",
-    ),
-]
+_EITHER = Discriminator(
+    _form,
+    custom_error_type="media_form",
+    custom_error_message="must be a URL string or an object {dataBase64, mimeType}",
+)
+
+ImageReference = Annotated[Annotated[MediaUrl, Tag(URL_TAG)] | Annotated[InlineImage, Tag(INLINE_TAG)], _EITHER]
 """An image by URL or inline."""
+
+AudioReference = Annotated[Annotated[MediaUrl, Tag(URL_TAG)] | Annotated[InlineAudio, Tag(INLINE_TAG)], _EITHER]
+"""An audio file by URL or inline."""
+
+ImageReferences = Annotated[list[ImageReference], Field(max_length=MAX_REFERENCES)]
+ImageReferenceUrls = Annotated[list[MediaUrl], Field(max_length=MAX_REFERENCES, json_schema_extra={"deprecated": True})]
 
 ImageFormat = Annotated[
     Literal["webp", "png", "jpg", "jpeg"], AfterValidator(lambda name: "jpg" if name == "jpeg" else name)
 ]
 """A format an image can be delivered in; `jpeg` is another name of `jpg`."""
+
+AudioFormat = Literal["opus", "mp3", "wav", "flac", "aac"]
+"""A format an audio file can be delivered in."""
+
+Quality = Literal["64k", "96k", "128k", "192k", "256k", "320k"]
+"""Bits a second of a lossy audio format."""
+
+
+def kbps(quality: str) -> int:
+    """The number in a `Quality`: thousands of bits a second."""
+    return int(quality.removesuffix("k"))
+
+
+def canonical(effective: dict[str, Any], given: Set[str], findings: Findings, name: str, *others: str) -> str | None:
+    """Leave one of several names for the same media in `effective`: `name`, whatever the caller called it.
+
+    Returns the name that the caller used, or None if none; two of them at once are refused, each naming the other.
+    """
+    used = [each for each in (name, *others) if each in given]
+    for each in used if len(used) > 1 else ():
+        rest = " and ".join(f"`{other}`" for other in used if other != each)
+        findings.refuse(each, f"cannot stand beside {rest}: give one of them")
+    values = {other: effective.pop(other) for other in others}
+    if not used:
+        return None
+    effective[name] = values.get(used[0], effective[name])
+    return used[0]
+
+
+def is_jpeg(reference: str | dict[str, str]) -> bool:
+    """Whether a media reference says that it is a JPEG, by its MIME type or by the end of its URL's path."""
+    if isinstance(reference, str):
+        return urlsplit(reference).path.lower().endswith((".jpg", ".jpeg"))
+    return reference["mimeType"] in ("image/jpeg", "image/jpg")

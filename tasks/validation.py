@@ -187,13 +187,22 @@ def _problem(details: ErrorDetails, model: type[BaseModel], root: str) -> FieldP
             allowed=allowed,
             nearest=_nearest_number(given, allowed),
         )
-    if details["type"] in ("literal_error", "int_parsing_size") and allowed is not None and "enum" in allowed:
+    if (
+        details["type"] in ("literal_error", "int_parsing_size", "string_unicode")
+        and allowed is not None
+        and "enum" in allowed
+    ):
         choices = allowed["enum"]
         message = f"must be one of {', '.join(map(str, choices))}, not {shown(given)}"
         return FieldProblem(path, message, allowed=allowed, nearest=_nearest_choice(given, choices, node))
     sentence = _SENTENCES.get(details["type"])
     message = sentence(context, given) if sentence else details["msg"]
-    return FieldProblem(path, message, allowed=allowed, nearest=context.get("ge", context.get("le")))
+    near = next((context[key] for key in ("nearest", "ge", "le") if key in context), None)
+    return FieldProblem(path, message, allowed=allowed, nearest=_plain(near))
+
+
+def _plain(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _counted(count: int, given: object) -> str:
@@ -211,10 +220,10 @@ def _too_long(context: Mapping[str, Any], given: Any) -> str:
 
 _SENTENCES: dict[str, Callable[[Mapping[str, Any], Any], str]] = {
     "missing": lambda context, given: "is required",
-    "greater_than_equal": lambda context, given: f"must be at least {context['ge']}, not {shown(given)}",
-    "greater_than": lambda context, given: f"must be greater than {context['gt']}, not {shown(given)}",
-    "less_than_equal": lambda context, given: f"must be at most {context['le']}, not {shown(given)}",
-    "less_than": lambda context, given: f"must be less than {context['lt']}, not {shown(given)}",
+    "greater_than_equal": lambda context, given: f"must be at least {_plain(context['ge'])}, not {shown(given)}",
+    "greater_than": lambda context, given: f"must be greater than {_plain(context['gt'])}, not {shown(given)}",
+    "less_than_equal": lambda context, given: f"must be at most {_plain(context['le'])}, not {shown(given)}",
+    "less_than": lambda context, given: f"must be less than {_plain(context['lt'])}, not {shown(given)}",
     "finite_number": lambda context, given: f"must be a finite number, not {shown(given)}",
     "string_too_short": _too_short,
     "string_too_long": _too_long,

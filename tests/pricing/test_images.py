@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from pricing.book import ImageGenerateRates, PriceBook
 from pricing.registry import RULES, quote
 from tasks.registry import TASKS
+from tests.pricing.books import FACTORS, MINIMA, RATES, book_with, lines_add_up, rounded
 
 BOOK = PriceBook.built_in()
 
@@ -48,7 +49,7 @@ def test_the_documented_billing_object() -> None:
         "currency": "USD",
         "amountUsd": "0.020972",
         "amountMicros": 20972,
-        "priceBookVersion": "2026-11-1",
+        "priceBookVersion": "2026-11-2",
         "lineItems": [
             {
                 "label": "image 1024×1024",
@@ -81,28 +82,20 @@ def test_an_unknown_task_has_no_price() -> None:
 
 
 SIDES = st.integers(8, 512).map(lambda steps: steps * 32)
-RATES = st.decimals(min_value=0, max_value=100, places=7)
-MINIMA = st.decimals(min_value="0.000001", max_value=100, places=7)
 BOOKS = st.builds(
-    lambda rate, minimum, factor: PriceBook(
-        version="test",
-        **{
-            "image.generate": ImageGenerateRates.model_validate(
-                {"usd_per_megapixel": f"{rate:f}", "minimum_usd": f"{minimum:f}", "high_detail_factor": f"{factor:f}"}
-            )
-        },
+    lambda rate, minimum, factor: book_with(
+        "image.generate", usd_per_megapixel=rate, minimum_usd=minimum, high_detail_factor=factor
     ),
     RATES,
     MINIMA,
-    st.decimals(min_value=1, max_value=9, places=5),
+    FACTORS,
 )
 
 
 def closed_formula(width: int, height: int, high_detail: bool, rates: ImageGenerateRates) -> int:
     base = Fraction(width * height, 10**6) * Fraction(rates.usd_per_megapixel)
     factor = Fraction(rates.high_detail_factor) if high_detail else Fraction(1)
-    exact = max(base, Fraction(rates.minimum_usd)) * factor * 10**6
-    return int(exact + Fraction(1, 2))
+    return rounded(max(base, Fraction(rates.minimum_usd)) * factor)
 
 
 @given(width=SIDES, height=SIDES, high_detail=st.booleans(), book=BOOKS)
@@ -111,11 +104,7 @@ def test_the_price_is_the_closed_formula_and_its_lines_add_up(
 ) -> None:
     made = quote("image.generate", effective(width, height, high_detail), book)
     assert made.amount_micros == closed_formula(width, height, high_detail, book.image_generate)
-    assert made.amount_micros == sum(line.amount_micros for line in made.line_items)
-    assert all(line.amount_micros >= 0 for line in made.line_items)
-    for line in made.billing_json()["lineItems"]:
-        product = Decimal(line["quantity"]) * Decimal(line["unitPriceUsd"]) * 10**6
-        assert abs(product - line["amountMicros"]) <= 1
+    lines_add_up(made)
 
 
 @given(width=SIDES, height=SIDES, wider=st.integers(0, 100), high_detail=st.booleans(), book=BOOKS)
@@ -125,3 +114,18 @@ def test_the_price_never_falls_with_size_or_detail(
     assert 0 <= price(width, height, high_detail, book) <= price(width + 32 * wider, height, high_detail, book)
     assert price(width, height, False, book) <= price(width, height, True, book)
     assert price(width, height, high_detail, book) == price(height, width, high_detail, book)
+
+
+@pytest.mark.parametrize(("high_detail", "micros"), [(False, 30_000), (True, 45_000)])
+def test_an_edit_has_one_price(high_detail: bool, micros: int) -> None:
+    made = quote("image.edit", {"sourceImage": "x", "referenceImages": [], "highDetail": high_detail}, BOOK)
+    assert made.amount_micros == micros
+    lines_add_up(made)
+
+
+@given(price=MINIMA, factor=FACTORS, high_detail=st.booleans())
+def test_an_edit_is_the_closed_formula(price: Decimal, factor: Decimal, high_detail: bool) -> None:
+    book = book_with("image.edit", usd_per_image=price, high_detail_factor=factor)
+    made = quote("image.edit", {"highDetail": high_detail}, book)
+    assert made.amount_micros == rounded(Fraction(price) * (Fraction(factor) if high_detail else 1))
+    lines_add_up(made)

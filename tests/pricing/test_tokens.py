@@ -28,7 +28,7 @@ def token_for(prepared: Prepared, **changes: Any) -> str:
         "input_hash": TASK.hash_input(prepared.effective_input, prepared.seed_drawn),
         "seed": prepared.effective_input["seed"] if prepared.seed_drawn else None,
         "amount_micros": 20972,
-        "book_version": "2026-11-1",
+        "book_version": "2026-11-2",
         "expires_at": NOW + timedelta(minutes=15),
     }
     return TOKENS.sign(**{**claim, **changes})
@@ -45,11 +45,11 @@ def test_a_token_carries_its_claim() -> None:
         input_hash="ab" * 32,
         seed=7,
         amount_micros=20972,
-        book_version="2026-11-1",
+        book_version="2026-11-2",
         expires_at=NOW,
     )
     assert TOKENS.read(token, NOW - timedelta(seconds=1)) == QuoteClaim(
-        "acct_1", "image.generate", "ab" * 32, 7, 20972, "2026-11-1", NOW
+        "acct_1", "image.generate", "ab" * 32, 7, 20972, "2026-11-2", NOW
     )
     assert len(token) < 300
     assert token.replace(".", "").replace("-", "").replace("_", "").isalnum()

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core.errors import FieldProblem, InvalidInput
+from media.arithmetic import MAX_PIXELS
 from tasks.base import Adjustment, Prepared
-from tasks.canvas import MAX_PIXELS
 from tasks.fields import MAX_SEED
 from tasks.image_generate import ImageGenerate, steps
 from tasks.media_fields import MAX_IMAGE_BYTES, decode_inline

@@ -35,7 +35,7 @@ def found(raw: object, root: str = "input") -> tuple[FieldProblem, ...]:
     [
         ({"frameRate": 0}, "frameRate", "must be greater than 0, not 0", None),
         ({"frameRate": 100}, "frameRate", "must be less than 100, not 100", None),
-        ({"durationSeconds": 21}, "durationSeconds", "must be at most 20.0, not 21", 20),
+        ({"durationSeconds": 21}, "durationSeconds", "must be at most 20, not 21", 20),
         ({"durationSeconds": "3.5"}, "durationSeconds", "must be a number, not '3.5'", 3.5),
         ({"durationSeconds": float("nan")}, "durationSeconds", "must be a finite number, not nan", None),
         ({"durationSeconds": float("inf")}, "durationSeconds", "must be a finite number, not inf", None),
