@@ -31,8 +31,9 @@ _PACKET = """<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """What made a file. `input_sha256` is `Task.hash_input` of the effective input, its seed included.
+    """What made a file.
 
+    `seed` is what the engine ran with, `input_sha256` is `Task.hash_input` of the effective input, its seed included.
     `edited` says that a caller's picture was changed, not one made from nothing.
     """
 

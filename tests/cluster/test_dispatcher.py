@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import math
+import re
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -17,12 +19,14 @@ from cluster import conversation, dispatcher, fleet, work
 from cluster.dispatcher import Dispatcher, app
 from cluster.steps import Steps
 from core.database import Database
+from core.settings import Settings
 from deployments.messages import Call, Faulted, Halted, Message, Progress
 from jobs import leases
 from jobs.leases import Leases, Outcome
 from jobs.models import Job
 from media.errors import InvalidMedia
-from storage import StoreUnavailable
+from storage import StoreUnavailable, open_store
+from tasks.registry import TASKS
 from tests.cluster.doubles import (
     RELEASED,
     STARTED,
@@ -153,6 +157,21 @@ async def test_a_job_is_made_published_and_paid_once(dispatching: Dispatching, d
     assert [stage.name for stage in job.stages] == [POOL, "encode", "publish"]
     assert (outcomes(job), job.attempts[0].replica) == (["succeeded"], "replica-1")
     assert await money(database, job) == (CREDIT - PRICE, 0)
+
+
+async def test_its_picture_tells_its_recipe_and_not_its_prompt(dispatching: Dispatching, database: Database) -> None:
+    dispatching.start()
+    job = await ended(database, await submitted(database, POOL, INPUT))
+    content = open_store(Settings(), base_url="").read(job.outputs[0]["key"])
+    recipe = re.search(rb"<killatamata:Recipe>(.*)</killatamata:Recipe>", content)
+    assert recipe is not None
+    told = json.loads(recipe[1])
+    assert (told["task"], told["engine"], told["weightsDigest"], told["standIn"]) == (
+        job.task, job.engine, job.weights_digest, True,
+    )  # fmt: skip
+    assert (told["seed"], told["effectiveInputSha256"]) == (7, TASKS[job.task].hash_input(INPUT, seed_drawn=False))
+    assert b"a fox" not in content
+    assert str(job.id).encode() not in content
 
 
 async def test_an_engine_that_fails_three_times_fails_the_job_at_no_cost(
