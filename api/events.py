@@ -52,7 +52,9 @@ class EventsQuery(Query):
 
     job_id: Text = Field(description="The jobId of a submit.")
     token: Annotated[Text, Field(max_length=MAX_CHARACTERS)] | None = Field(
-        None, description="Instead of a key: part of the eventsUrl that the submit gave."
+        None,
+        description="Instead of a key: part of the eventsUrl that the submit gave.",
+        json_schema_extra={"x-credential": True},
     )
     last_event_id: Annotated[int, Field(ge=0, le=_SEQUENCE_MOST)] | None = Field(
         None, description=f"The same as the header {LAST_EVENT_ID}, which counts when both are given."

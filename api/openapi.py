@@ -35,6 +35,20 @@ _HEADERS = {
     "WWW-Authenticate": "The scheme to use: Bearer.",
 }
 
+_STREAMED = {
+    "text/event-stream": {
+        "type": "object",
+        "description": "Each event of the stream.",
+        "required": ["id", "event", "data"],
+        "properties": {
+            "id": {"type": "string", "pattern": "^[0-9]+$", "description": "The job's sequence."},
+            "event": {"type": "string", "enum": ["state", "stage", "progress", "preview", "cancel_requested"]},
+            "data": {"type": "string", "contentMediaType": _JSON, "description": "A JSON object: what is new."},
+            "retry": {"type": "integer", "description": "Milliseconds to wait before a lost stream is resumed."},
+        },
+    }
+}
+
 
 def document(operations: Iterable[Operation], base_url: str) -> dict[str, Any]:
     """The description of `operations`, served at `base_url`."""
@@ -125,7 +139,9 @@ def _success(
         texts = {media_type: {"schema": {"type": "string"}} for media_type in others}
         found["content"] = {_JSON: {"schema": references[answer, "serialization"]}} | texts
     elif status != 204:
-        found["content"] = {each.media_type: {} if each.media_type == "*/*" else {"schema": {"type": "string"}}}
+        found["content"] = {
+            each.media_type: {"schema": _STREAMED[each.media_type]} if each.media_type in _STREAMED else {}
+        }
     return found
 
 
@@ -165,6 +181,7 @@ def _query_parameters(query: type[Query]) -> list[dict[str, Any]]:
             "schema": node | ({"type": node["type"][0]} if isinstance(node["type"], list) else {}),
         }
         for name, node in schema.get("properties", {}).items()
+        if not node.pop("x-credential", False)
     ]
 
 

@@ -157,10 +157,11 @@ class Steps:
         """
         async with self.stage("publish"):
             folder = f"jobs/{self.lease.job_id}/{self.lease.fence}"
-            return [
-                await self._task(work.publish, f"{folder}/{name}", content, mime_type)
-                for name, (content, mime_type) in files.items()
-            ]
+            named = [(name, mime_type) for name, (_, mime_type) in files.items()]
+            artifacts: list[dict[str, Any]] = await self._task(
+                work.publish, folder, named, *(content for content, _ in files.values())
+            )
+            return artifacts
 
     async def _task(self, function: Callable[..., Any], *arguments: Any) -> Any:
         return await self._finished(work.remote(function, *arguments))

@@ -163,8 +163,10 @@ def test_a_submit_may_be_answered_by_the_finished_job(document: dict[str, Any]) 
 
 def test_a_stream_of_events_is_documented(document: dict[str, Any]) -> None:
     entry = document["paths"][f"{JOBS}/events"]["get"]
-    assert entry["responses"]["200"]["content"] == {"text/event-stream": {"schema": {"type": "string"}}}
+    event = entry["responses"]["200"]["content"]["text/event-stream"]["schema"]
+    assert event["required"] == ["id", "event", "data"]
+    assert event["properties"]["event"]["enum"] == ["state", "stage", "progress", "preview", "cancel_requested"]
     assert "content" not in entry["responses"]["204"]
     assert entry["security"] == [{"bearer": []}, {"apiKey": []}, {"eventToken": []}]
     places = {each["name"]: each["in"] for each in entry["parameters"]}
-    assert places == {"jobId": "query", "token": "query", "lastEventId": "query", "Last-Event-ID": "header"}
+    assert places == {"jobId": "query", "lastEventId": "query", "Last-Event-ID": "header"}
