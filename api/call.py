@@ -41,9 +41,18 @@ class Call(Generic[BodyT_co, QueryT_co]):
         Raises:
             Unauthorized: the operation is public and nobody was asked for a key.
         """
+        return self.known_caller.account_id
+
+    @property
+    def known_caller(self) -> Caller:
+        """The caller.
+
+        Raises:
+            Unauthorized: the operation is public and nobody was asked for a key.
+        """
         if self.caller is None:
             raise Unauthorized
-        return self.caller.account_id
+        return self.caller
 
     @property
     def request_id(self) -> str:

@@ -13,12 +13,14 @@ import numpy as np
 import pytest
 from ray.exceptions import ActorDiedError, RayError
 
+from accounts.keys import Keys
 from cluster import conversation, dispatcher, fleet, work
 from cluster.dispatcher import Dispatcher, app
 from cluster.steps import Steps
 from core.database import Database
 from deployments.messages import Call, Faulted, Halted, Message, Progress
-from jobs import leases
+from jobs import events, leases
+from jobs.events import Hub
 from jobs.leases import Leases, Outcome
 from jobs.models import Job
 from media.errors import InvalidMedia
@@ -173,6 +175,24 @@ async def test_a_jobs_output_feeds_the_next_job_of_the_same_account(
         assert len(failed.attempts) == 1
     assert await money(database, stranger) == (CREDIT, 0)
     assert len(handle.streams) == 2
+
+
+async def test_whoever_follows_a_job_is_told_by_notification(
+    dispatching: Dispatching, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events, "POLL_SECONDS", 3600.0)
+    hub = Hub(database, Keys(database, b"pepper"))
+    hub.start()
+    job = await submitted(database, POOL, INPUT)
+    found: list[str] = []
+    with hub.watch(job.id, 1) as watch:
+        await asyncio.sleep(0.5)
+        dispatching.start()
+        async with asyncio.timeout(60):
+            while "succeeded" not in found:
+                found += [each.data.get("status", each.data.get("stage", each.type)) for each in await watch.take()]
+    await hub.stop()
+    assert [each for each in found if each != "progress"] == ["running", POOL, "encode", "publish", "succeeded"]
 
 
 async def test_an_engine_that_fails_three_times_fails_the_job_at_no_cost(
