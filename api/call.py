@@ -9,6 +9,7 @@ from uuid import UUID
 from starlette.requests import Request
 
 from accounts.keys import Caller
+from api.room import Guest
 from api.services import Services
 from core.errors import Unauthorized
 
@@ -21,7 +22,7 @@ class Call(Generic[BodyT_co, QueryT_co]):
     """A request whose caller, query and body were checked.
 
     `route` names the operation in idempotency records (`POST /keys`). `fingerprint` is the SHA-256 of the canonical
-    body, `body_bytes` its size. Without a body, `body` is None and both are empty.
+    body, `body_bytes` its size. Without a body, `body` is None and both are empty. `guest` has the room for the body.
     """
 
     request: Request
@@ -33,6 +34,7 @@ class Call(Generic[BodyT_co, QueryT_co]):
     body_bytes: int
     fingerprint: bytes
     idempotency_key: str | None
+    guest: Guest
 
     @property
     def account_id(self) -> UUID:

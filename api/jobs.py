@@ -105,8 +105,16 @@ class JobOrJobs(RootModel[JobAnswer | JobsAnswer]):
 @counted
 async def submit_job(call: Call[JobBody, OfferQuery]) -> Response:
     """Submit a job. Its price is held now, captured by success, and released by any other end."""
+    seconds = waiting.wished(call.request.headers, call.services.settings.prefer_wait_seconds)
+    accepted = await _admit(call)
+    # The caller may wait for its job, and its media need not wait with it.
+    call.body.input.clear()
+    call.guest.leave()
+    return await _answered(call, accepted, seconds)
+
+
+async def _admit(call: Call[JobBody, OfferQuery]) -> Accepted:
     services, body = call.services, call.body
-    seconds = waiting.wished(call.request.headers, services.settings.prefer_wait_seconds)
     try:
         made = await offer(call, body.quote_token)
     except (QuoteExpired, OverMaxCost):
@@ -116,7 +124,7 @@ async def submit_job(call: Call[JobBody, OfferQuery]) -> Response:
         earlier = await services.jobs.replayed(call.account_id, call.idempotency_key, call.fingerprint)
         if earlier is None:
             raise
-        return await _accepted(call, earlier, seconds)
+        return earlier
     effective = made.prepared.effective_input
     submission = Submission(
         account_id=call.account_id,
@@ -143,10 +151,10 @@ async def submit_job(call: Call[JobBody, OfferQuery]) -> Response:
         error.details["topUpUrl"] = f"{services.base_url}/dashboard"
         raise
     services.wakeup.ask()
-    return await _accepted(call, accepted, seconds)
+    return accepted
 
 
-async def _accepted(call: Call[JobBody, OfferQuery], accepted: Accepted, seconds: int | None) -> Response:
+async def _answered(call: Call[JobBody, OfferQuery], accepted: Accepted, seconds: int | None) -> Response:
     count_accepted(accepted)
     services, job = call.services, accepted.job
     headers = REPLAYED if accepted.replayed else {}

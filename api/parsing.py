@@ -17,7 +17,7 @@ from pydantic import BaseModel
 from starlette.datastructures import QueryParams
 from starlette.requests import Request
 
-from api.room import Take
+from api.room import Guest
 from core.errors import BodyTooLarge, BodyTooSlow, FieldProblem, InvalidInput, MalformedJson, UnsupportedMediaType
 from tasks.long_text import LongText
 from tasks.validation import refusal, validated
@@ -51,8 +51,8 @@ class Document:
     size: int
 
 
-async def read(request: Request, limit: int, take: Take) -> bytearray:
-    """The body of a request that says it is JSON; `take` claims the room for it.
+async def read(request: Request, limit: int, guest: Guest) -> bytearray:
+    """The body of a request that says it is JSON; `guest` takes the room for it.
 
     Raises:
         UnsupportedMediaType: it says otherwise.
@@ -70,7 +70,7 @@ async def read(request: Request, limit: int, take: Take) -> bytearray:
     try:
         async with asyncio.timeout(SILENCE_SECONDS) as silence, asyncio.timeout(BODY_SECONDS):
             async for chunk in request.stream():
-                take(len(chunk))
+                guest.take(len(chunk))
                 body += chunk
                 if len(body) > limit:
                     raise _too_large(limit)

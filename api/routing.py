@@ -133,10 +133,10 @@ class Operation:
         services: Services = request.app.state.services
         caller = await self._caller(request, services)
         query = parsing.query(request.query_params, self.query)
-        with services.room.guest() as take:
+        with services.room.guest() as guest:
             body, size, fingerprint = None, 0, b""
             if self.body is not None:
-                content = await parsing.read(request, services.settings.max_body_bytes, take)
+                content = await parsing.read(request, services.settings.max_body_bytes, guest)
                 size = len(content)
                 document = await services.offload(size, parsing.parse, content)
                 body, fingerprint = validated(self.body, document.value, root=""), document.fingerprint
@@ -144,7 +144,8 @@ class Operation:
             key = None
             if self.writes and not self.public:
                 key = idempotency.key(request.headers, body.idempotency_key if body else None)
-            return await self.handler(Call(request, services, self.route, caller, query, body, size, fingerprint, key))
+            call = Call(request, services, self.route, caller, query, body, size, fingerprint, key, guest)
+            return await self.handler(call)
 
     async def _caller(self, request: Request, services: Services) -> Caller | None:
         """Who calls, counted in the rate limits before anything of the body is read."""

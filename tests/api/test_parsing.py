@@ -16,6 +16,7 @@ from starlette.types import Message
 
 from api import parsing
 from api.parsing import LONG_BYTES, MAX_DEPTH, parse
+from api.room import Guest, Room
 from api.services import LARGE_BYTES, Services
 from core.errors import BodyTooLarge, BodyTooSlow, InvalidInput, MalformedJson
 from tasks.long_text import LongText
@@ -158,10 +159,6 @@ async def test_work_on_a_large_body_leaves_the_loop(services: Services) -> None:
     assert await services.offload(LARGE_BYTES, threading.get_ident) != here
 
 
-def unlimited(size: int) -> None:
-    pass
-
-
 TEXTS = st.text(st.sampled_from('aZ+/=\\"\n\ré😀,:{}[]'), max_size=12) | st.just("dataBase64")
 INLINE = st.fixed_dictionaries({"dataBase64": TEXTS})
 DOCUMENTS = st.dictionaries(TEXTS, TEXTS | INLINE | st.lists(TEXTS | INLINE, max_size=4), max_size=4)
@@ -257,7 +254,7 @@ async def test_a_body_that_does_not_come_is_408(monkeypatch: pytest.MonkeyPatch,
 
     request = Request({"type": "http", "headers": [(b"content-type", b"application/json")]}, receive)
     with pytest.raises(BodyTooSlow) as caught:
-        await parsing.read(request, 1000, unlimited)
+        await parsing.read(request, 1000, Guest(Room(10_000)))
     assert (caught.value.status, caught.value.headers) == (408, {"Connection": "close"})
 
 
@@ -270,4 +267,4 @@ async def test_a_body_that_drips_but_comes_is_read(monkeypatch: pytest.MonkeyPat
         return {"type": "http.request", "body": bytes([left.pop(0)]), "more_body": bool(left)}
 
     request = Request({"type": "http", "headers": [(b"content-type", b"application/json")]}, receive)
-    assert await parsing.read(request, 1000, unlimited) == b'{"label": 1}'
+    assert await parsing.read(request, 1000, Guest(Room(10_000))) == b'{"label": 1}'

@@ -17,16 +17,32 @@ JOBS = "/api/v1/media/jobs"
 def test_what_a_guest_took_is_given_back_however_it_leaves() -> None:
     room = Room(10)
     with room.guest() as one, room.guest() as other:
-        one(4)
-        other(6)
+        one.take(4)
+        other.take(6)
         with pytest.raises(Overloaded):
-            one(1)
-        one(0)
-    with suppress(ZeroDivisionError), room.guest() as take:
-        take(10)
+            one.take(1)
+        one.leave()
+        other.take(4)
+        one.leave()
+        assert room.taken == 10
+    with suppress(ZeroDivisionError), room.guest() as guest:
+        guest.take(10)
         raise ZeroDivisionError
-    with room.guest() as take:
-        take(10)
+    assert room.taken == 0
+
+
+async def test_a_submit_that_waits_for_its_job_keeps_no_room(database_url: str, tmp_path: Path) -> None:
+    async with serving(database_url, tmp_path) as served:
+        waiting = asyncio.create_task(served.client.post(JOBS, json=FOX, headers={"Prefer": "wait=60"}))
+        while not await served.services.database.fetch_value("SELECT count(*) FROM job"):
+            await asyncio.sleep(0.01)
+        lease = await served.claim()
+        async with asyncio.timeout(10):
+            while served.services.room.taken:
+                await asyncio.sleep(0.01)
+        assert not waiting.done()
+        await served.succeed(lease)
+        assert (await waiting).json()["status"] == "succeeded"
 
 
 async def test_a_body_that_finds_no_room_is_503_and_the_others_go_on(database_url: str, tmp_path: Path) -> None:
