@@ -24,6 +24,7 @@ from deployments.messages import Call
 from jobs.leases import Leases
 from jobs.models import Lease
 from media.errors import MediaError
+from models.base import SPOILT
 
 _PROGRESS_SECONDS = 0.5
 _MODEL_SHARE = 0.95
@@ -56,6 +57,10 @@ class Steps:
         """Return when `stop` is called, after `patience_s` seconds at the latest."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._stop.wait(), patience_s)
+
+    async def spoilt(self) -> int:
+        """How many earlier attempts of this job made what is of no use to anybody."""
+        return await patiently(lambda: self._leases.count_ended(self.lease, SPOILT)) if self.lease.fence > 1 else 0
 
     @asynccontextmanager
     async def stage(self, name: str) -> AsyncIterator[dict[str, float]]:

@@ -51,6 +51,11 @@ def fetch_image(reference: str | dict[str, str]) -> Any:
     return image.open_image(decode_inline(reference["dataBase64"])).pixels
 
 
+def size_of(pixels: Any) -> tuple[int, int]:
+    """Width and height of a picture."""
+    return pixels.shape[1], pixels.shape[0]
+
+
 def encode_image(result: Any, image_format: image.Format, width: int, height: int) -> bytes:
     """Encode an engine's picture at the promised canvas."""
     return image.encode(result.pixels, image_format, size=(width, height))

@@ -194,6 +194,16 @@ class Leases:
         )
         return ended
 
+    async def count_ended(self, lease: Lease, outcomes: Iterable[str]) -> int:
+        """How many earlier attempts of the job ended in one of `outcomes`."""
+        count: int = await self._database.fetch_value(
+            "SELECT count(*) FROM attempt WHERE job_id = $1 AND fence < $2 AND outcome = ANY ($3)",
+            lease.job_id,
+            lease.fence,
+            list(outcomes),
+        )
+        return count
+
     async def stop_requested(self, session: int) -> list[tuple[UUID, int]]:
         """The session's running jobs that were asked to stop, each with its fence."""
         rows = await self._database.fetch(
