@@ -13,7 +13,7 @@ PIP := $(BIN)/python -m pip install --quiet
 TORCH := $(shell sed -n 's/^\(torch==[^ ;]*\).*/\1/p' requirements/models.lock)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test chaos lint lock clean
+.PHONY: help demo serve test chaos bench lint lock clean
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -30,6 +30,9 @@ test: $(VENV)/.ready-dev ## all tests (ARGS="tests/jobs -k claim" for some)
 
 chaos: $(VENV)/.ready-dev ## kills parts of a running stack and checks that nothing is lost; out/chaos/report.json
 	@$(BIN)/python -m pytest tests/chaos -p tests.chaos.report $(ARGS)
+
+bench: $(VENV)/.ready-bench ## ratios measured side by side; benchmarks/RESULTS.md (ARGS="submit_http hold_race" for some)
+	@$(BIN)/python -m benchmarks.run $(ARGS)
 
 lint: $(VENV)/.ready-dev ## format, lint, types, architecture, house rules
 	@$(BIN)/ruff format --check --quiet
@@ -73,4 +76,9 @@ $(VENV)/.ready-models: $(BIN)/pip requirements/models.lock pyproject.toml
 $(VENV)/.ready-dev: $(VENV)/.ready-models requirements/dev.lock
 	@echo "[+] requirements/dev.lock"
 	@$(PIP) -r requirements/dev.lock
+	@touch $@
+
+$(VENV)/.ready-bench: $(VENV)/.ready-models requirements/bench.lock
+	@echo "[+] requirements/bench.lock"
+	@$(PIP) -r requirements/bench.lock
 	@touch $@

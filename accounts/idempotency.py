@@ -11,7 +11,7 @@ from uuid import UUID
 
 import asyncpg
 
-from core.database import Connection
+from core.database import Connection, Database
 from core.errors import IdempotencyConflict, IdempotencyInProgress
 
 
@@ -53,6 +53,22 @@ async def record(
         status,
         body,
     )
+
+
+async def remove_expired(database: Database, batch: int = 1000) -> int:
+    """Remove records whose window is over, `batch` at a time; returns how many."""
+    removed = 0
+    while True:
+        count: int = await database.fetch_value(
+            """WITH gone AS (DELETE FROM idempotency WHERE ctid = ANY (ARRAY(
+                 SELECT ctid FROM idempotency WHERE created_at < clock_timestamp() - idempotency_window()
+                 LIMIT $1 FOR UPDATE SKIP LOCKED)) RETURNING 1)
+               SELECT count(*) FROM gone""",
+            batch,
+        )
+        removed += count
+        if count < batch:
+            return removed
 
 
 def translated(error: Exception) -> Exception:

@@ -6,16 +6,21 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
-from api import balance, billing, health, jobs, keys, openapi, quotes
+from api import balance, billing, health, jobs, keys, limits, metrics, openapi, quotes, webhooks
+from api.cors import Cors
 from api.errors import HANDLERS
-from api.middleware import Cors, RequestContext
+from api.middleware import RequestContext
 from api.objects import read_object
+from api.observation import Observation
 from api.routing import Operation, routes
 from api.services import Services
+from api.uploaded import put_upload
 from core.database import UNAVAILABLE, patiently
 from core.log import configure, logger
 from core.settings import Settings
@@ -25,6 +30,10 @@ OPERATIONS: tuple[Operation, ...] = (
     jobs.get_jobs,
     jobs.cancel_job,
     quotes.create_quote,
+    webhooks.get_webhook_secret,
+    webhooks.rotate_webhook_secret,
+    webhooks.list_deliveries,
+    webhooks.redeliver,
     billing.get_receipt,
     balance.get_balance,
     billing.list_entries,
@@ -32,6 +41,8 @@ OPERATIONS: tuple[Operation, ...] = (
     keys.create_key,
     keys.revoke_key,
     read_object,
+    put_upload,
+    limits.get_limits,
     health.health,
     openapi.openapi,
 )
@@ -54,8 +65,13 @@ def from_environment() -> Starlette:
 def application(services: Services) -> Starlette:
     """The ingress over `services`."""
     app = Starlette(
-        routes=routes(OPERATIONS),
-        middleware=[Middleware(Cors), Middleware(RequestContext)],
+        routes=[*routes(OPERATIONS), metrics.route(services)],
+        middleware=[
+            *_proxies(services.settings),
+            Middleware(Cors),
+            Middleware(RequestContext),
+            Middleware(Observation),
+        ],
         exception_handlers=dict(HANDLERS),
         lifespan=_lifespan,
     )
@@ -64,6 +80,14 @@ def application(services: Services) -> Starlette:
     app.state.services = services
     app.state.openapi = json.dumps(openapi.document(OPERATIONS, services.base_url)).encode()
     return app
+
+
+def _proxies(settings: Settings) -> list[Middleware]:
+    trusted = [part.strip() for part in settings.trusted_proxies.split(",") if part.strip()]
+    if not trusted:
+        return []
+    middleware: Any = ProxyHeadersMiddleware
+    return [Middleware(middleware, trusted_hosts=trusted)]
 
 
 @asynccontextmanager
@@ -85,6 +109,7 @@ async def _lifespan(app: Starlette) -> AsyncIterator[None]:
             opening.cancel()
             with suppress(asyncio.CancelledError):
                 await opening
+        await services.rate_limits.close()
         await services.database.close()
 
 

@@ -126,6 +126,8 @@ _ALIASES = [field.alias or name for name, field in StatementEntry.model_fields.i
 class EntriesAnswer(Answer):
     """A page of entries, newest first."""
 
+    also_as = ("text/csv",)
+
     entries: list[StatementEntry]
     next_cursor: str | None = Field(description="Where the next page begins; null on the last one.")
 
@@ -148,14 +150,7 @@ async def get_receipt(call: Call[None, ReceiptQuery]) -> Response:
     ).response()
 
 
-@operation(
-    "GET",
-    f"{BASE}/billing/entries",
-    tag="account",
-    answer=EntriesAnswer,
-    query=EntriesQuery,
-    besides=("text/csv",),
-)
+@operation("GET", f"{BASE}/billing/entries", tag="account", answer=EntriesAnswer, query=EntriesQuery)
 async def list_entries(call: Call[None, EntriesQuery]) -> Response:
     """List the account's ledger entries, newest first, as JSON pages or as one CSV file."""
     query, account, services = call.query, call.account_id, call.services

@@ -7,6 +7,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ExceptionHandler
 
+from api.cors import ANY_METHODS, preflight
 from core.errors import ApiError, Internal, MethodNotAllowed, NotFound
 
 
@@ -30,6 +31,9 @@ async def router_error(request: Request, error: Exception) -> Response:
         message = f"This path answers {allowed}."
         return answer(MethodNotAllowed(message, headers={**headers, "Allow": allowed}))
     if error.status_code == 404:
+        # Told no, a browser would hide the 404 of the request itself from the page.
+        if request.method == "OPTIONS" and "access-control-request-method" in request.headers:
+            return preflight(ANY_METHODS)
         return answer(NotFound("There is nothing at this path; /openapi.json lists what there is."))
     return answer(Internal(headers=headers))
 

@@ -44,6 +44,7 @@ class HealthAnswer(Answer):
     query=HealthQuery,
     errors=(DatabaseUnavailable,),
     public=True,
+    limited=False,
     aliases=("/health",),
 )
 async def health(call: Call[None, HealthQuery]) -> Response:

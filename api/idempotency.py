@@ -13,6 +13,7 @@ from api.call import Call
 from api.models import Answer
 from core.database import Connection
 from core.errors import FieldProblem
+from core.metrics import IDEMPOTENT_REPLAYS
 from tasks.validation import refusal
 
 HEADERS = ("X-Idempotency-Key", "Idempotency-Key")
@@ -59,6 +60,7 @@ async def once(
         scope = (connection, call.account_id, call.route, call.idempotency_key)
         replay = await idempotency.begin(*scope, call.fingerprint)
         if replay is not None:
+            IDEMPOTENT_REPLAYS.labels(call.route).inc()
             return JSONResponse(replay.body, replay.status, REPLAYED)
         answer = await write(connection)
         await idempotency.record(*scope, status, answer.as_json() | dict.fromkeys(secrets))

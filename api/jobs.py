@@ -17,6 +17,7 @@ from api.job_ids import job_id
 from api.models import Answer, Query
 from api.offers import JobBody, OfferQuery, forms, offer
 from api.routing import BASE, operation
+from api.submit_counts import count_accepted, counted
 from api.views import AcceptedAnswer, JobAnswer, accepted_answer, job_answer, job_url, live
 from core.clock import now
 from core.errors import (
@@ -96,6 +97,7 @@ class JobOrJobs(RootModel[JobAnswer | JobsAnswer]):
         TaskUnavailable,
     ),
 )
+@counted
 async def submit_job(call: Call[JobBody, OfferQuery]) -> Response:
     """Submit a job. Its price is held now, captured by success, and released by any other end."""
     services, body = call.services, call.body
@@ -137,6 +139,7 @@ async def submit_job(call: Call[JobBody, OfferQuery]) -> Response:
 
 
 async def _accepted(call: Call[JobBody, OfferQuery], accepted: Accepted) -> Response:
+    count_accepted(accepted)
     job = accepted.job
     duration = await call.services.estimates.estimate(TASKS[job.task], job.effective_input)
     headers = {"Location": job_url(call.services, job.id), **(REPLAYED if accepted.replayed else {})}

@@ -1,4 +1,4 @@
-"""What every response has: a request id, a caching rule, and CORS headers; an unforeseen fault becomes a 500."""
+"""What every response has: a request id, a caching rule, where its caller stands; an unforeseen fault becomes a 500."""
 
 from __future__ import annotations
 
@@ -12,16 +12,6 @@ from api.errors import answer
 from core.errors import Internal
 from core.ids import encode, uuid7
 from core.log import logger
-
-ALLOWED_HEADERS = (
-    "Authorization, x-api-key, Content-Type, X-Idempotency-Key, Idempotency-Key, X-Request-Id, Prefer, Last-Event-ID, "
-    "Range, If-Range, If-None-Match, PAYMENT-SIGNATURE"
-)
-EXPOSED_HEADERS = (
-    "X-Request-Id, Idempotency-Replayed, Location, Retry-After, RateLimit, RateLimit-Policy, Deprecation, Sunset, ETag, "
-    "Accept-Ranges, Content-Range, Content-Length, Content-Disposition, WWW-Authenticate, PAYMENT-REQUIRED, "
-    "PAYMENT-RESPONSE"
-)
 
 _log = logger(__name__)
 _REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
@@ -40,7 +30,8 @@ class RequestContext:
             return
         given = Headers(scope=scope).get("x-request-id", "")
         request_id = given if _REQUEST_ID.fullmatch(given) else encode("req", uuid7())
-        scope.setdefault("state", {})["request_id"] = request_id
+        state = scope.setdefault("state", {})
+        state["request_id"] = request_id
         started = False
 
         async def named(message: Message) -> None:
@@ -50,6 +41,7 @@ class RequestContext:
                 headers = MutableHeaders(scope=message)
                 headers["X-Request-Id"] = request_id
                 headers.setdefault("Cache-Control", "no-store")
+                headers |= state.get("rate_limit", {})
             await send(message)
 
         with bound_contextvars(request_id=request_id):
@@ -60,25 +52,3 @@ class RequestContext:
                 if started:
                     raise
                 await answer(Internal())(scope, receive, named)
-
-
-class Cors:
-    """Lets a page of any origin call with a key; cookies are never sent along."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """The ASGI entry."""
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-
-        async def shared(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                headers["Access-Control-Allow-Origin"] = "*"
-                headers["Access-Control-Expose-Headers"] = EXPOSED_HEADERS
-            await send(message)
-
-        await self.app(scope, receive, shared)

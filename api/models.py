@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, WithJsonSchema
 from pydantic.alias_generators import to_camel
@@ -44,6 +44,8 @@ class Answer(BaseModel):
     """A response body. Only the fields that were given appear in it; a field given as None appears as null."""
 
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, serialize_by_alias=True, frozen=True)
+    also_as: ClassVar[tuple[str, ...]] = ()
+    """Media types besides JSON in which it comes, when asked for."""
 
     def as_json(self) -> dict[str, Any]:
         """The body as JSON values."""

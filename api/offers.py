@@ -13,9 +13,12 @@ from pydantic_core import PydanticCustomError
 
 from api.call import Call
 from api.models import Query, WriteBody
+from core.addresses import parse_allowed
 from core.clock import now
+from core.egress import FetchFailed, check_url
 from core.errors import FieldProblem, OverMaxCost
 from core.money import parse_usd, usd
+from core.settings import Settings
 from pricing.quotes import Quote
 from pricing.registry import quote
 from pricing.tokens import MAX_TOKEN_CHARACTERS, QuoteClaim
@@ -24,6 +27,7 @@ from tasks.fields import WHOLE, Text
 from tasks.media_fields import MediaUrl
 from tasks.registry import TASKS
 from tasks.registry import task as task_named
+from tasks.validation import refusal
 
 _AMOUNT = re.compile(r"[0-9]{1,9}(\.[0-9]{1,6})?")
 
@@ -117,6 +121,8 @@ async def offer(call: Call[QuoteBody, OfferQuery], quote_token: str | None = Non
     """
     services, body, account = call.services, call.body, str(call.account_id)
     chosen = task_named(body.task)
+    if body.webhook_url is not None:
+        _check_webhook(body.webhook_url, services.settings)
     claim = None if quote_token is None else services.quote_tokens.read(quote_token, now())
     prepared = await services.offload(call.body_bytes, _prepare, chosen, body.input, call.query.strict, account, claim)
     books = services.price_books
@@ -130,6 +136,13 @@ async def offer(call: Call[QuoteBody, OfferQuery], quote_token: str | None = Non
             details={"amountUsd": cost, "maxCostUsd": limit},
         )
     return Offer(chosen, prepared, price)
+
+
+def _check_webhook(url: str, settings: Settings) -> None:
+    try:
+        check_url(url, parse_allowed(settings.egress_allow))
+    except FetchFailed as error:
+        raise refusal([FieldProblem("webhookUrl", error.reason)]) from None
 
 
 def _prepare(chosen: Task[Any], raw: object, strict: bool, account: str, claim: QuoteClaim | None) -> Prepared:

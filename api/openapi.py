@@ -13,18 +13,21 @@ from starlette.responses import Response
 
 from api.call import Call
 from api.idempotency import HEADERS, MAX_CHARACTERS
-from api.models import Query
+from api.models import Answer, Query
 from api.routing import NoQuery, Operation, operation
-from core.errors import ApiError, InsufficientBalance, MethodNotAllowed, OverMaxCost, Unauthorized
+from core.errors import ApiError, InsufficientBalance, MethodNotAllowed, OverMaxCost, RateLimited, Unauthorized
 
 _REF = "#/components/schemas/{model}"
 _JSON = "application/json"
 _DETAILS = {InsufficientBalance: ("neededUsd", "availableUsd", "topUpUrl"), OverMaxCost: ("amountUsd", "maxCostUsd")}
+_RATE = ["RateLimit", "RateLimit-Policy"]
 _HEADERS = {
     "X-Request-Id": "Names this request in our logs; sent back when you send one.",
     "Location": "Where the job is read.",
     "Idempotency-Replayed": "true when this is the answer that an earlier request with the same key got.",
     "Retry-After": "Seconds to wait before the next try.",
+    "RateLimit": "Under the policy named: r requests are left; t seconds until more come back.",
+    "RateLimit-Policy": "The policy named: q requests in any w seconds.",
     "WWW-Authenticate": "The scheme to use: Bearer.",
 }
 
@@ -84,6 +87,8 @@ def _entry(each: Operation, references: dict[Any, Any], schemas: dict[str, Any])
     if each.body is not None:
         named = [references[form, "validation"] for form in each.forms or [each.body]]
         entry["requestBody"] = {"required": True, "content": {_JSON: _body(named, schemas, bool(each.forms))}}
+    if each.raw:
+        entry["requestBody"] = {"required": True, "content": {"*/*": {}}}
     for status, errors in groupby(each.errors, key=lambda error: error.status):
         classes = list(errors)
         single = len(classes) == 1
@@ -94,11 +99,13 @@ def _entry(each: Operation, references: dict[Any, Any], schemas: dict[str, Any])
 
 def _success(each: Operation, references: dict[Any, Any]) -> dict[str, Any]:
     headers = ["X-Request-Id"]
+    headers += _RATE if each.limited else []
     headers += ["Location"] if each.status == 202 else []
     headers += ["Idempotency-Replayed"] if each.writes and each.body is not None else []
     schema = references[each.answer, "serialization"] if each.answer else None
     content = {_JSON: {"schema": schema}} if schema else {"*/*": {}}
-    content |= {media_type: {"schema": {"type": "string"}} for media_type in each.besides}
+    others = each.answer.also_as if each.answer and issubclass(each.answer, Answer) else ()
+    content |= {media_type: {"schema": {"type": "string"}} for media_type in others}
     return {"description": each.status.phrase, "headers": _header_references(headers), "content": content}
 
 
@@ -159,6 +166,7 @@ def _response(errors: Sequence[type[ApiError]]) -> dict[str, Any]:
     headers = ["X-Request-Id"]
     headers += ["Retry-After"] if any(error.retry_after_seconds is not None for error in errors) else []
     headers += ["WWW-Authenticate"] if Unauthorized in errors else []
+    headers += _RATE if {RateLimited, Unauthorized} & set(errors) else []
     named = [{"$ref": _REF.format(model=error.__name__)} for error in errors]
     return {
         "description": " · ".join(f"`{error.code}`: {error.__doc__}" for error in errors),
@@ -198,7 +206,7 @@ def _error_schemas(errors: Iterable[type[ApiError]]) -> dict[str, Any]:
     return schemas
 
 
-@operation("GET", "/openapi.json", tag="service", answer=None, public=True)
+@operation("GET", "/openapi.json", tag="service", answer=None, public=True, limited=False)
 async def openapi(call: Call[None, NoQuery]) -> Response:
     """Read this description."""
     headers = {"Cache-Control": "public, max-age=300"}

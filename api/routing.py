@@ -14,10 +14,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from accounts.keys import Caller
 from api import idempotency, parsing
 from api.auth import authenticate
 from api.call import Call
-from api.middleware import ALLOWED_HEADERS
+from api.cors import preflight
 from api.models import Query, WriteBody
 from api.services import Services
 from core.database import UNAVAILABLE
@@ -29,13 +30,21 @@ from core.errors import (
     Internal,
     InvalidInput,
     MalformedJson,
+    RateLimited,
+    StorageUnavailable,
     Unauthorized,
     UnsupportedMediaType,
 )
+from core.log import logger
+from core.metrics import OBJECT_STORE_FAILURES
+from storage import StoreUnavailable
 from tasks.validation import validated
 
 BASE = "/api/v1"
 
+_log = logger(__name__)
+
+Method: TypeAlias = Literal["GET", "POST", "PUT", "DELETE"]
 Handler: TypeAlias = Callable[[Call[Any, Any]], Awaitable[Response]]
 
 
@@ -45,15 +54,15 @@ class NoQuery(Query):
 
 @dataclass(frozen=True)
 class Operation:
-    """A method on a path. `answer` is None for an answer that is no JSON; `aliases` are further paths,
-    `besides` the media types of its other answers.
+    """A method on a path. `answer` is None for an answer that is no JSON; `aliases` are further paths.
 
     `body` validates, `forms` are the shapes it is documented with when there are several, told apart by their field
-    `task`. A public operation asks for no key and touches no database.
+    `task`. A `raw` body is bytes of any type, which the handler reads itself. A public operation asks for no key and
+    touches no database; one that is not `limited` counts in no rate limit.
     """
 
     handler: Handler
-    method: Literal["GET", "POST", "DELETE"]
+    method: Method
     path: str
     tag: str
     answer: type[BaseModel] | None
@@ -64,7 +73,8 @@ class Operation:
     own_errors: Sequence[type[ApiError]]
     public: bool
     aliases: Sequence[str]
-    besides: Sequence[str]
+    raw: bool
+    limited: bool
 
     @cached_property
     def name(self) -> str:
@@ -87,27 +97,33 @@ class Operation:
         errors = {*self.own_errors, Internal}
         if not self.public:
             errors |= {Unauthorized, DatabaseUnavailable}
+        if self.limited:
+            errors |= {RateLimited}
         if self.query.model_fields:
             errors |= {InvalidInput}
         if self.body is not None:
             errors |= {MalformedJson, BodyTooSlow, BodyTooLarge, UnsupportedMediaType, InvalidInput}
+        if self.raw:
+            errors |= {BodyTooLarge, UnsupportedMediaType, InvalidInput}
         return tuple(sorted(errors, key=lambda error: (error.status, error.code)))
 
     async def respond(self, request: Request) -> Response:
         """Check the request, then let the handler answer."""
-        if self.public:
-            return await self._respond(request)
         try:
             return await self._respond(request)
+        except StoreUnavailable as error:
+            OBJECT_STORE_FAILURES.inc()
+            _log.warning("the store of objects does not serve us", operation=self.name, error=str(error))
+            raise StorageUnavailable from error
         except UNAVAILABLE as error:
             # asyncpg's DataError, a value no column takes, is an InterfaceError too: a fault of ours, not an absence.
-            if isinstance(error, ValueError):
+            if self.public or isinstance(error, ValueError):
                 raise
             raise DatabaseUnavailable from error
 
     async def _respond(self, request: Request) -> Response:
         services: Services = request.app.state.services
-        caller = None if self.public else await authenticate(request.headers, services.keys)
+        caller = await self._caller(request, services)
         query = parsing.query(request.query_params, self.query)
         body, size, fingerprint = None, 0, b""
         if self.body is not None:
@@ -115,8 +131,27 @@ class Operation:
             size = len(content)
             document = await services.offload(size, parsing.parse, content)
             body, fingerprint = validated(self.body, document.value, root=""), document.fingerprint
-        key = idempotency.key(request.headers, body.idempotency_key if body else None) if self.writes else None
+        key = None
+        if self.writes and not self.public:
+            key = idempotency.key(request.headers, body.idempotency_key if body else None)
         return await self.handler(Call(request, services, self.route, caller, query, body, size, fingerprint, key))
+
+    async def _caller(self, request: Request, services: Services) -> Caller | None:
+        """Who calls, counted in the rate limits before anything of the body is read."""
+        if self.public:
+            if self.limited:
+                await services.rate_limits.admit_address(request.scope)
+            return None
+        try:
+            caller = await authenticate(request.headers, services.keys)
+        except Unauthorized:
+            if self.limited:
+                await services.rate_limits.admit_address(request.scope)
+            raise
+        request.state.account_id = caller.account_id
+        if self.limited:
+            await services.rate_limits.admit_key(request.scope, caller, writes=self.writes)
+        return caller
 
     @property
     def writes(self) -> bool:
@@ -125,7 +160,7 @@ class Operation:
 
 
 def operation(
-    method: Literal["GET", "POST", "DELETE"],
+    method: Method,
     path: str,
     *,
     tag: str,
@@ -137,13 +172,15 @@ def operation(
     errors: Sequence[type[ApiError]] = (),
     public: bool = False,
     aliases: Sequence[str] = (),
-    besides: Sequence[str] = (),
+    raw: bool = False,
+    limited: bool = True,
 ) -> Callable[[Handler], Operation]:
     """Make a handler an `Operation`, whose fields the arguments are."""
 
     def made(handler: Handler) -> Operation:
-        own = (body, forms, query, errors, public, aliases, besides)
-        return Operation(handler, method, path, tag, answer, status, *own)
+        return Operation(
+            handler, method, path, tag, answer, status, body, forms, query, errors, public, aliases, raw, limited
+        )
 
     return made
 
@@ -159,16 +196,10 @@ def routes(operations: Iterable[Operation]) -> list[Route]:
 
 def _route(path: str, methods: Mapping[str, Operation]) -> Route:
     allow = ", ".join(sorted({*methods, "OPTIONS", *({"HEAD"} if "GET" in methods else ())}))
-    preflight = {
-        "Allow": allow,
-        "Access-Control-Allow-Methods": allow,
-        "Access-Control-Allow-Headers": ALLOWED_HEADERS,
-        "Access-Control-Max-Age": "86400",
-    }
 
     async def endpoint(request: Request) -> Response:
         if request.method == "OPTIONS":
-            return Response(status_code=204, headers=preflight)
+            return preflight(allow)
         return await methods["GET" if request.method == "HEAD" else request.method].respond(request)
 
     return Route(path, endpoint, methods=[*methods, "OPTIONS"])

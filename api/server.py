@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import os
 import socket
-from contextlib import suppress
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 import uvicorn
 from uvicorn.supervisors import Multiprocess
 
+from core.log import logger
 from core.settings import PREFIX, Settings
 
 GRACE_SECONDS = 5
 _BACKLOG = 2048
+_STORE = f"{PREFIX}RATE_LIMIT_STORE"
+_METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+
+_log = logger(__name__)
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -40,13 +47,29 @@ def serve(settings: Settings, listening: socket.socket) -> None:
         lifespan="on",
         log_config=None,
         access_log=False,
+        proxy_headers=False,
         server_header=False,
         backlog=_BACKLOG,
         timeout_graceful_shutdown=GRACE_SECONDS,
         workers=settings.ingress_workers,
     )
-    with listening, suppress(KeyboardInterrupt):
+    if settings.ingress_workers > 1 and settings.rate_limit_store is None:
+        _log.warning(
+            "each ingress process counts rate limits for itself; set a store to count together", setting=_STORE
+        )
+    with listening, suppress(KeyboardInterrupt), _metrics_folder(settings.ingress_workers):
         if settings.ingress_workers > 1:
             Multiprocess(config, sockets=[listening]).run()
         else:
             uvicorn.Server(config).run(sockets=[listening])
+
+
+@contextmanager
+def _metrics_folder(workers: int) -> Iterator[None]:
+    """The folder in which several processes add up their metrics: what the environment says, or one of our own."""
+    if workers == 1 or _METRICS_FOLDER in os.environ:
+        yield
+        return
+    with tempfile.TemporaryDirectory(prefix="kt-metrics-", ignore_cleanup_errors=True) as folder:
+        os.environ[_METRICS_FOLDER] = folder
+        yield

@@ -9,6 +9,7 @@ from typing import ParamSpec, TypeVar
 
 from accounts.keys import Keys
 from api.cursors import Cursors
+from api.rate_limits import RateLimits
 from billing.price_books import PriceBooks
 from core.database import Database
 from core.settings import Settings
@@ -19,6 +20,7 @@ from jobs.store import Jobs
 from jobs.wakeup import Wakeup
 from pricing.tokens import QuoteTokens
 from storage import Store, open_store
+from webhooks.store import Webhooks
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -57,6 +59,8 @@ class Services:
     cursors: Cursors
     store: Store
     wakeup: Wakeup
+    rate_limits: RateLimits
+    webhooks: Webhooks
     large: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(2))
 
     @classmethod
@@ -85,6 +89,8 @@ class Services:
             cursors=Cursors(settings.key),
             store=open_store(settings, base),
             wakeup=Wakeup(database),
+            rate_limits=RateLimits.of(settings),
+            webhooks=Webhooks(database, settings.key),
         )
 
     async def offload(self, size: int, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

@@ -37,6 +37,7 @@ from jobs.run_times import RunTimeLog
 from jobs.wakeup import CHANNEL, STOP_CHANNEL
 from media.errors import MediaError
 from models.base import SPOILT
+from storage import StoreUnavailable
 from tasks.registry import TASKS
 
 log = logger(__name__)
@@ -50,6 +51,8 @@ UNANSWERED_MOST = 3
 _RETRY_SECONDS = 0.5
 _RECYCLE_SECONDS = 2.0
 _UNAVAILABLE_SECONDS = 5.0
+_STORE_AWAY_SECONDS = 30.0
+"""A job starts twenty times at most: so it outlives ten minutes without a store. Its slot in the pool waits with it."""
 _ELECTION_LOCK = 0x6B7402
 _SPOILT_TWICE = (
     "The model's output was unusable (not finite, blank or frozen), even with another seed; nothing was charged."
@@ -263,6 +266,10 @@ class Dispatcher:
             await asyncio.sleep(_UNAVAILABLE_SECONDS)
             begun = not isinstance(error, NoReplica)
             return partial(leases.hand_back, lease, "cluster_unavailable", counts=False, begun=begun)
+        except StoreUnavailable as error:
+            log.warning("the store of objects does not serve us", job=str(lease.job_id), error=str(error))
+            await steps.await_stop(_STORE_AWAY_SECONDS)
+            return partial(leases.hand_back, lease, "storage_unavailable", counts=False)
         except LeaseLost:
             raise
         except Exception:

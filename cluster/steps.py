@@ -25,6 +25,7 @@ from jobs.leases import Leases
 from jobs.models import Lease
 from media.errors import MediaError
 from models.base import SPOILT
+from storage import StoreUnavailable
 
 _PROGRESS_SECONDS = 0.5
 _MODEL_SHARE = 0.95
@@ -92,6 +93,7 @@ class Steps:
         Raises:
             FetchFailed: a URL could not be fetched; the job fails at no cost.
             MediaError: what was fetched is no picture we take.
+            StoreUnavailable: what is stored could not be read.
         """
         if not references:
             return []
@@ -123,12 +125,17 @@ class Steps:
         Raises:
             JobStopped: a stop was asked for while it ran.
             StepFailed: it raised something that is not the caller's fault.
+            StoreUnavailable: the store did not serve it.
         """
         async with self.stage(name):
             return await self._task(task, *arguments)
 
     async def publish(self, files: dict[str, tuple[Any, str]]) -> list[dict[str, Any]]:
-        """Store named contents (`{"image.webp": (bytes or a reference, mime type)}`) under this attempt's own keys."""
+        """Store named contents (`{"image.webp": (bytes or a reference, mime type)}`) under this attempt's own keys.
+
+        Raises:
+            StoreUnavailable: the store did not take them.
+        """
         async with self.stage("publish"):
             folder = f"jobs/{self.lease.job_id}/{self.lease.fence}"
             return [
@@ -147,7 +154,7 @@ class Steps:
             raise JobStopped
         except RayTaskError as error:
             # Not `as_instanceof_cause`: its text is the worker's traceback, and this text is for the caller.
-            if isinstance(error.cause, (MediaError, FetchFailed)):
+            if isinstance(error.cause, (MediaError, FetchFailed, StoreUnavailable)):
                 raise error.cause from None
             raise StepFailed(str(error)) from error
         except (WorkerCrashedError, OutOfMemoryError) as error:

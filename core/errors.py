@@ -144,6 +144,13 @@ class AmbiguousPrefix(ApiError):
     status = 409
 
 
+class WrongState(ApiError):
+    """What is asked does not fit the state that the thing is in."""
+
+    code = "wrong_state"
+    status = 409
+
+
 class QuoteMismatch(ApiError):
     """The quote token belongs to another account, task or input."""
 
@@ -162,11 +169,27 @@ class QuoteExpired(ApiError):
     default_message = "This quoteToken has expired; ask POST /media/quotes for a new one."
 
 
+class UploadConflict(ApiError):
+    """The upload URL has taken another file before."""
+
+    code = "upload_conflict"
+    status = 409
+    default_message = "This URL has taken another file before; ask POST /media/uploads for a new one."
+
+
 class OutputExpired(ApiError):
     """The output was deleted when its window ended."""
 
     code = "output_expired"
     status = 410
+
+
+class UploadExpired(ApiError):
+    """The upload URL is too old."""
+
+    code = "upload_expired"
+    status = 410
+    default_message = "This upload URL has expired; ask POST /media/uploads for a new one."
 
 
 class BodyTooLarge(ApiError):
@@ -177,11 +200,18 @@ class BodyTooLarge(ApiError):
 
 
 class UnsupportedMediaType(ApiError):
-    """The body's Content-Type is not JSON."""
+    """The body's Content-Type is not the one to send here."""
 
     code = "unsupported_media_type"
     status = 415
     default_message = "Send the body as 'Content-Type: application/json'."
+
+
+class RangeNotSatisfiable(ApiError):
+    """The range begins behind the file's end."""
+
+    code = "range_not_satisfiable"
+    status = 416
 
 
 class InvalidInput(ApiError):
@@ -241,3 +271,12 @@ class DatabaseUnavailable(ApiError):
     default_message = (
         "The database is not reachable; retry with the same idempotency key, so that nothing runs or is paid twice."
     )
+
+
+class StorageUnavailable(ApiError):
+    """The store of files did not answer; the outcome of a write may be unknown."""
+
+    code = "storage_unavailable"
+    status = 503
+    retry_after_seconds = 5
+    default_message = "The store of files is not reachable; send the same request again in a moment."

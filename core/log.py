@@ -26,8 +26,9 @@ def configure(level: str = "info", *, json: bool | None = None) -> None:
         logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
         cache_logger_on_first_use=True,
     )
-    # asyncpg's pool logs a traceback for every reconnect while the database is away.
-    logging.getLogger("asyncpg.pool").setLevel(logging.ERROR)
+    # Both pools of connections log every reconnect while the database is away.
+    for pool in ("asyncpg.pool", "psycopg.pool"):
+        logging.getLogger(pool).setLevel(logging.ERROR)
     logging.basicConfig(
         level=max(number, logging.WARNING), stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s"
     )

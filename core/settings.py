@@ -9,6 +9,7 @@ import secrets
 import tempfile
 from contextlib import suppress
 from functools import cached_property
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -63,6 +64,21 @@ class Settings(BaseSettings):
     running_cancels_a_day: Annotated[int, Field(ge=0)] = Field(
         20, description="Cancels of running jobs; more of them pause an account's submits for ten minutes."
     )
+    writes_per_minute: Annotated[int, Field(ge=0)] = Field(120, description="Of each key; 0: no limit.")
+    reads_per_minute: Annotated[int, Field(ge=0)] = Field(1200, description="Of each key; 0: no limit.")
+    requests_per_minute_without_key: Annotated[int, Field(ge=0)] = Field(
+        30, description="Of each address, wrong keys included; 0: no limit."
+    )
+    event_streams_per_key: Annotated[int, Field(ge=1)] = Field(10, description="Event streams open at a time.")
+    rate_limit_store: Annotated[str, Field(pattern=r"^(rediss?|unix)://")] | None = Field(
+        None, description="A Redis that all ingress processes count in; absent: each counts for itself."
+    )
+    trusted_proxies: str = Field(
+        "", description="Addresses and networks, comma-separated, of proxies whose X-Forwarded-For is believed."
+    )
+    metrics_token: Annotated[SecretStr, Field(min_length=16)] | None = Field(
+        None, description="Opens /metrics, as a bearer token; absent: /metrics answers this machine alone."
+    )
     egress_allow: str = Field(
         "",
         description="Networks (10.1.0.0/16) and host:port, comma-separated, that users' URLs may lead to besides public "
@@ -73,7 +89,7 @@ class Settings(BaseSettings):
         None, description="Artifacts go into this existing bucket; absent: into the data folder."
     )
     s3_endpoint_url: Annotated[str, Field(pattern=r"^https?://[^@?#\s]+$")] | None = Field(
-        None, description="Where an S3 other than Amazon's answers; callers must reach it too."
+        None, description="Where an S3 other than Amazon's answers."
     )
     s3_region: str | None = Field(None, description="Absent: as the AWS tools find it.")
     s3_access_key: str | None = Field(
@@ -83,11 +99,21 @@ class Settings(BaseSettings):
     s3_prefix: Annotated[str, Field(pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]{0,127}/)*$")] = Field(
         "", description="What our keys in the bucket begin with; ends with a slash."
     )
+    s3_redirect: bool = Field(
+        False, description="Send downloads on to presigned URLs of the bucket, which callers must then reach."
+    )
 
     @field_validator("egress_allow")
     @classmethod
     def _readable(cls, text: str) -> str:
         parse_allowed(text)
+        return text
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _addresses(cls, text: str) -> str:
+        for part in filter(None, map(str.strip, text.split(","))):
+            ip_network(part)
         return text
 
     @cached_property

@@ -9,6 +9,7 @@ from core.database import UNAVAILABLE, Database
 
 CHANNEL = "job_ready"
 STOP_CHANNEL = "job_stop"
+EVENT_CHANNEL = "job_event"
 _PAUSE_SECONDS = 0.01
 
 

@@ -38,10 +38,11 @@ class OldServer(OperatorError):
 def run_file(name: str) -> None:
     """Run a file of SQL statements that lies beside the versions, on the migration's connection."""
     sql = files("killatamata.migrations.versions").joinpath(name).read_text()
-    _run_script(op.get_bind(), sql)
+    run_script(op.get_bind(), sql)
 
 
-def _run_script(connection: Connection, sql: str) -> None:
+def run_script(connection: Connection, sql: str) -> None:
+    """Run statements, however many, on the migration's connection."""
     driver: Any = connection.connection.dbapi_connection
     driver.run_async(lambda raw: raw.execute(sql))
 
@@ -63,7 +64,7 @@ def _migrate(connection: Connection) -> None:
     text, digest = _functions()
     connection.exec_driver_sql("CREATE TABLE IF NOT EXISTS sql_functions (digest text NOT NULL)")
     if connection.exec_driver_sql("SELECT digest FROM sql_functions").scalar() != digest:
-        _run_script(connection, text)
+        run_script(connection, text)
         connection.exec_driver_sql("DELETE FROM sql_functions")
         connection.exec_driver_sql(f"INSERT INTO sql_functions VALUES ('{digest}')")
 

@@ -1,4 +1,4 @@
-"""A whole stack on one machine: PostgreSQL, Ray with its fleet, the ingress; started, watched, stopped."""
+"""A whole stack on one machine: PostgreSQL, Ray with its fleet, ingress and background; started, watched, stopped."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ LOCAL_CREDIT = 100 * MICROS_PER_USD
 """Play money of the local account; only with the embedded database."""
 
 _WATCH_SECONDS = 0.5
-_INGRESS_STOP_SECONDS = 8.0
+_STOP_SECONDS = 8.0
 _HEALTH_SECONDS = 30.0
 
 
@@ -120,6 +120,7 @@ class Stack:
         self._say = say
         self._postgres: EmbeddedPostgres | None = None
         self._ingress: subprocess.Popen[bytes] | None = None
+        self._background: subprocess.Popen[bytes] | None = None
         self._database: Database | None = None
         self._socket = _listen(settings)
         self._book = PriceBook.parse(settings.price_book.read_text()) if settings.price_book else PriceBook.built_in()
@@ -147,7 +148,10 @@ class Stack:
             await price_books.publish(connection, self._book)
         keys = Keys(self._database, settings.key)
         key = await local_key(self._database, keys, root / "local-key", LOCAL_CREDIT if self._postgres else 0)
+        shutil.rmtree(settings.runtime_dir / "metrics", ignore_errors=True)
+        (settings.runtime_dir / "metrics").mkdir(mode=0o700)
         self._start_ingress()
+        self._start_background()
         async with self._timed("Ray"):
             self._start_ray()
         self._record_children()
@@ -170,6 +174,9 @@ class Stack:
             if self._ingress is not None and self._ingress.poll() is not None:
                 log.error("the ingress ended; starting it again", code=self._ingress.returncode)
                 self._start_ingress()
+            if self._background is not None and self._background.poll() is not None:
+                log.error("the background process ended; starting it again", code=self._background.returncode)
+                self._start_background()
             if self._postgres is not None and self._postgres.pid is None:
                 log.error("PostgreSQL ended; starting it again")
                 await asyncio.to_thread(self._postgres.start)
@@ -178,8 +185,9 @@ class Stack:
         """Stop every part: running jobs are handed back first, the database goes last."""
         root = self.settings.root
         (root / "ready.json").unlink(missing_ok=True)
-        if self._ingress is not None:
-            self._ingress.terminate()
+        processes = [each for each in (self._background, self._ingress) if each is not None]
+        for process in processes:
+            process.terminate()
         # In this order, and each of them whatever became of the one before.
         async with AsyncExitStack() as last:
             last.callback(shutil.rmtree, self.settings.runtime_dir, ignore_errors=True)
@@ -190,8 +198,8 @@ class Stack:
             if self._database is not None:
                 last.push_async_callback(self._database.close)
             last.push_async_callback(asyncio.to_thread, self._stop_ray)
-            if self._ingress is not None:
-                last.push_async_callback(asyncio.to_thread, _end, self._ingress)
+            for process in processes:
+                last.push_async_callback(asyncio.to_thread, _end, process)
             if self._database is not None:
                 await self._hand_back(self._database)
 
@@ -212,10 +220,21 @@ class Stack:
     def _start_ingress(self) -> None:
         self._ingress = subprocess.Popen(
             [sys.executable, "-m", "api", "--fd", str(self._socket.fileno())],
+            env=self._counting(),
             pass_fds=[self._socket.fileno()],
             start_new_session=True,
         )
         self._record_children()
+
+    def _start_background(self) -> None:
+        self._background = subprocess.Popen(
+            [sys.executable, "-m", "killatamata.background"], env=self._counting(), start_new_session=True
+        )
+        self._record_children()
+
+    def _counting(self) -> dict[str, str]:
+        """The environment of processes that `/metrics` answers for."""
+        return os.environ | {"PROMETHEUS_MULTIPROC_DIR": str(self.settings.runtime_dir / "metrics")}
 
     def _start_ray(self) -> None:
         from cluster import bring_up
@@ -293,7 +312,7 @@ def _listen(settings: Settings) -> socket.socket:
 
 def _end(process: subprocess.Popen[bytes]) -> None:
     try:
-        process.wait(_INGRESS_STOP_SECONDS)
+        process.wait(_STOP_SECONDS)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()

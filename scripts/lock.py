@@ -19,7 +19,7 @@ from packaging.utils import NormalizedName, canonicalize_name
 from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parent.parent
-SETS = {"models": ("models",), "dev": ("models", "dev")}
+SETS = {"models": ("models",), "dev": ("models", "dev"), "bench": ("models", "bench")}
 """Extras of pyproject.toml in each lock file, besides the base."""
 
 _EXTRA = re.compile(r'(?: and )?extra == "[^"]+"')

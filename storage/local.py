@@ -9,20 +9,30 @@ from each other while they move finished files into place; contents are written 
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import io
 import json
 import os
 import secrets
 import shutil
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
-from storage.base import Artifact, MissingObject, check_key, check_mime_type, check_prefix, open_source
+from storage.base import (
+    Artifact,
+    Draft,
+    MissingObject,
+    ObjectExists,
+    check_key,
+    check_mime_type,
+    check_prefix,
+    check_range,
+    disk_faults,
+    open_source,
+)
 from storage.signing import UrlSigner
 
 _CHUNK_BYTES = 1 << 20
@@ -30,40 +40,29 @@ _ABANDONED_SECONDS = 24 * 3600
 _RECORD = "@json"
 
 
-class LocalStore:
+class LocalStore(UrlSigner):
     """A `Store` in the folder `root` (made private, 0700; files 0600), with URLs signed by `key` (32 bytes or more)."""
 
-    def __init__(self, root: Path, base_url: str, key: bytes) -> None:
+    def __init__(self, root: Path, base_url: str, key: bytes | None) -> None:
+        super().__init__(base_url, key)
         self._objects = root / "objects"
         self._incoming = root / "incoming"
         self._lock_file = root / "lock"
-        self._signer = UrlSigner(base_url, key)
         for folder in (root, self._objects, self._incoming):
             _make_private(folder)
         self._remove_abandoned()
 
-    def put(self, key: str, data: bytes | Path | BinaryIO, mime_type: str) -> Artifact:
+    def put(self, key: str, data: bytes | Path | BinaryIO, mime_type: str, *, once: bool = False) -> Artifact:
         """See `Store.put`."""
+        with open_source(data) as source, closing(self.draft(key, mime_type)) as draft:
+            draft.fill(source)
+            return draft.keep(once=once)
+
+    def draft(self, key: str, mime_type: str) -> Draft:
+        """See `Store.draft`."""
         check_key(key)
         check_mime_type(mime_type)
-        with ExitStack() as cleanup, open_source(data) as source:
-            token = secrets.token_hex(16)
-            content, record = self._incoming / token, self._incoming / (token + _RECORD)
-            for path in (content, record):
-                cleanup.callback(path.unlink, missing_ok=True)
-            sha256, size = _write(content, source)
-            artifact = Artifact(key, sha256, size, mime_type)
-            fields = {"token": token, "sha256": sha256, "bytes": size, "mimeType": mime_type}
-            _write(record, io.BytesIO(json.dumps(fields).encode()))
-            with self._locked(fcntl.LOCK_EX):
-                old = self._find(key)
-                _make_private(self._content(key, token).parent)
-                content.replace(self._content(key, token))
-                record.replace(self._record(key))
-                _sync(self._record(key).parent)
-                if old is not None:
-                    old[1].unlink(missing_ok=True)
-        return artifact
+        return _Draft(self, key, mime_type, secrets.token_hex(16))
 
     def read(self, key: str) -> bytes:
         """See `Store.read`."""
@@ -74,6 +73,13 @@ class LocalStore:
         """See `Store.open`."""
         with self._locked(fcntl.LOCK_SH):
             return self.path(key).open("rb")
+
+    def open_range(self, key: str, start: int, stop: int) -> BinaryIO:
+        """See `Store.open_range`."""
+        check_range(start, stop)
+        file = self.open(key)
+        file.seek(min(start, os.fstat(file.fileno()).st_size))
+        return io.BufferedReader(_Span(file, stop - start), _CHUNK_BYTES)
 
     def stat(self, key: str) -> Artifact | None:
         """See `Store.stat`."""
@@ -118,13 +124,9 @@ class LocalStore:
                 if name.endswith(_RECORD):
                     yield (Path(folder) / name.removesuffix(_RECORD)).relative_to(self._objects).as_posix()
 
-    def url(self, key: str, *, expires_at: datetime, filename: str) -> str:
-        """See `Store.url` and `UrlSigner.url`."""
-        return self._signer.url(key, expires_at=expires_at, filename=filename)
-
-    def verify(self, key: str, params: Mapping[str, str], now: datetime) -> str:
-        """See `UrlSigner.verify`."""
-        return self._signer.verify(key, params, now)
+    def direct_url(self, key: str, *, expires_at: datetime, filename: str) -> str | None:
+        """See `Store.direct_url`: there is no server behind a folder."""
+        return None
 
     def _record(self, key: str) -> Path:
         return self._objects / (key + _RECORD)
@@ -150,6 +152,31 @@ class LocalStore:
         finally:
             os.close(descriptor)
 
+    def _draft_file(self, name: str) -> Path:
+        return self._incoming / name
+
+    def _install(self, artifact: Artifact, token: str, once: bool) -> None:
+        fields = {
+            "token": token,
+            "sha256": artifact.sha256,
+            "bytes": artifact.bytes,
+            "mimeType": artifact.mime_type,
+        }
+        key, record = artifact.key, self._draft_file(token + _RECORD)
+        with _create(record) as file:
+            file.write(json.dumps(fields).encode())
+            _sync_file(file)
+        with self._locked(fcntl.LOCK_EX):
+            old = self._find(key)
+            if once and old is not None:
+                raise ObjectExists(key)
+            _make_private(self._content(key, token).parent)
+            self._draft_file(token).replace(self._content(key, token))
+            record.replace(self._record(key))
+            _sync_folder(self._record(key).parent)
+            if old is not None:
+                old[1].unlink(missing_ok=True)
+
     def _remove_abandoned(self) -> None:
         oldest = time.time() - _ABANDONED_SECONDS
         for path in self._incoming.iterdir():
@@ -158,18 +185,64 @@ class LocalStore:
                     _remove(path)
 
 
-def _write(path: Path, source: BinaryIO) -> tuple[str, int]:
-    digest, size = hashlib.sha256(), 0
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        while chunk := source.read(_CHUNK_BYTES):
-            digest.update(chunk)
-            size += file.write(chunk)
-        file.flush()
-        os.fsync(file.fileno())
-    return digest.hexdigest(), size
+class _Draft(Draft):
+    """A draft in the folder of what is incoming, named by its token."""
+
+    def __init__(self, store: LocalStore, key: str, mime_type: str, token: str) -> None:
+        with disk_faults():
+            super().__init__(_create(store._draft_file(token)))
+        self._store = store
+        self._key = key
+        self._mime_type = mime_type
+        self._token = token
+
+    def keep(self, *, once: bool = False) -> Artifact:
+        artifact = Artifact(self._key, self.sha256, self.size, self._mime_type)
+        with disk_faults():
+            _sync_file(self._file)
+            self._store._install(artifact, self._token, once)
+        return artifact
+
+    def close(self) -> None:
+        try:
+            with disk_faults():
+                super().close()
+        finally:
+            for name in (self._token, self._token + _RECORD):
+                self._store._draft_file(name).unlink(missing_ok=True)
 
 
-def _sync(folder: Path) -> None:
+class _Span(io.RawIOBase):
+    """The next `length` bytes of a file, which is closed with it."""
+
+    def __init__(self, file: BinaryIO, length: int) -> None:
+        self._file = file
+        self._left = length
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._file.read(min(len(buffer), self._left))
+        buffer[: len(data)] = data
+        self._left -= len(data)
+        return len(data)
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+def _create(path: Path) -> BinaryIO:
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb")
+
+
+def _sync_file(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

@@ -13,33 +13,35 @@ import math
 import time
 from base64 import b64encode
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import datetime
 from functools import cache
 from pathlib import Path
 from tempfile import SpooledTemporaryFile
 from typing import Any, BinaryIO, cast
-from urllib.parse import quote
 
 from pydantic import SecretStr
 
 from storage.base import (
     Artifact,
+    Draft,
     MissingObject,
+    ObjectExists,
     StoreUnavailable,
     check_key,
     check_mime_type,
     check_prefix,
+    check_range,
     is_key,
     open_source,
 )
-from storage.signing import check_link
+from storage.signing import UrlSigner, attachment, check_link
 
 PART_BYTES = 8 << 20
-"""Larger objects are uploaded in parts of this size, four at a time."""
+"""Larger objects are uploaded in parts of this size, four at a time, unless they must not replace another."""
 
 MAX_URL_SECONDS = 7 * 24 * 3600
-"""The longest life that a signature of version 4 can have."""
+"""The longest life that a presigned URL can have."""
 
 _CHUNK_BYTES = 1 << 20
 _CONNECT_SECONDS = 5
@@ -48,6 +50,7 @@ _ATTEMPTS = 4
 _CONNECTIONS = 32
 
 _MISSING = {"NoSuchKey", "NotFound", "404"}
+_TAKEN = {"PreconditionFailed", "ConditionalRequestConflict", "412"}
 _NO_LIFECYCLE = {"NotImplemented", "MethodNotAllowed"}
 _BUCKET_ADVICE = "create the bucket that KILLATAMATA_S3_BUCKET names, or correct the name"
 _ACCESS_ADVICE = (
@@ -59,47 +62,59 @@ _SERVER_ADVICE = (
 )
 
 
-class S3Store:
+class S3Store(UrlSigner):
     """A `Store` in the bucket `bucket`, which exists; every key there begins with `prefix` (empty, or ends with `/`).
 
-    Without `endpoint_url` it is Amazon's S3, without keys and region they are found as the AWS tools find them.
+    Without `endpoint_url` it is Amazon's S3, without keys and region they are found as the AWS tools find them. URLs are
+    signed by `key` (32 bytes or more); with `redirect`, downloads are sent on to the bucket.
     """
 
     def __init__(
         self,
         bucket: str,
         *,
+        base_url: str = "",
+        key: bytes | None = None,
         endpoint_url: str | None = None,
         region: str | None = None,
         access_key: str | None = None,
         secret_key: SecretStr | None = None,
         prefix: str = "",
+        redirect: bool = False,
     ) -> None:
         """Connects to nothing yet.
 
         Raises:
             InvalidKey: `prefix` is none.
+            ValueError: `key` is too short.
             StoreUnavailable: the AWS tools' own configuration cannot be used.
         """
+        super().__init__(base_url, key)
         if prefix:
             check_prefix(prefix)
         self._bucket = bucket
         self._prefix = prefix
+        self._redirect = redirect
         with _translated():
             self._client = _connect(endpoint_url, region, access_key, secret_key)
 
-    def put(self, key: str, data: bytes | Path | BinaryIO, mime_type: str) -> Artifact:
-        """See `Store.put`."""
+    def put(self, key: str, data: bytes | Path | BinaryIO, mime_type: str, *, once: bool = False) -> Artifact:
+        """See `Store.put`. With `once` an object has at most 5 GB, and the server must know `If-None-Match`."""
         check_key(key)
         check_mime_type(mime_type)
-        with _settled(data) as (content, digest, size), _translated():
-            headers = {"ContentType": mime_type, "Metadata": {"sha256": digest.hex()}}
-            if size <= PART_BYTES:
-                checksum = b64encode(digest).decode()
-                self._client.put_object(**self._at(key), Body=content.read(), ChecksumSHA256=checksum, **headers)
-            else:
-                self._client.upload_fileobj(content, **self._at(key), ExtraArgs=headers, Config=_in_parts())
-        return Artifact(key, digest.hex(), size, mime_type)
+        if isinstance(data, bytes):
+            artifact = Artifact(key, hashlib.sha256(data).hexdigest(), len(data), mime_type)
+            self._send(artifact, io.BytesIO(data), once)
+            return artifact
+        with open_source(data) as source, closing(self.draft(key, mime_type)) as draft:
+            draft.fill(source)
+            return draft.keep(once=once)
+
+    def draft(self, key: str, mime_type: str) -> Draft:
+        """See `Store.draft`. It waits in memory (8 MiB), then on this machine's disk, until it is kept."""
+        check_key(key)
+        check_mime_type(mime_type)
+        return _Draft(self, key, mime_type)
 
     def read(self, key: str) -> bytes:
         """See `Store.read`."""
@@ -112,6 +127,22 @@ class S3Store:
         with _translated(key):
             body = self._client.get_object(**self._at(key))["Body"]
         return io.BufferedReader(_Download(body), _CHUNK_BYTES)
+
+    def open_range(self, key: str, start: int, stop: int) -> BinaryIO:
+        """See `Store.open_range`."""
+        check_key(key)
+        check_range(start, stop)
+        try:
+            with _translated(key):
+                answer = self._client.get_object(**self._at(key), Range=f"bytes={start}-{stop - 1}")
+        except StoreUnavailable as refusal:
+            if refusal.reason != "InvalidRange":
+                raise
+            return io.BytesIO()
+        if not answer.get("ContentRange", "").startswith(f"bytes {start}-"):
+            answer["Body"].close()
+            raise StoreUnavailable("NoContentRange", _SERVER_ADVICE)
+        return io.BufferedReader(_Download(answer["Body"]), _CHUNK_BYTES)
 
     def stat(self, key: str) -> Artifact | None:
         """See `Store.stat`."""
@@ -152,22 +183,19 @@ class S3Store:
                 return
             place = {"ContinuationToken": page["NextContinuationToken"]}
 
-    def url(self, key: str, *, expires_at: datetime, filename: str) -> str:
-        """See `Store.url`; a URL lives at least one second. It holds the access key's name, not the secret.
-
-        Raises:
-            InvalidKey: `key` is no key.
-            ValueError: as `check_link`, or `expires_at` is more than `MAX_URL_SECONDS` away.
+    def direct_url(self, key: str, *, expires_at: datetime, filename: str) -> str | None:
+        """See `Store.direct_url`. It lives one second at least, and `MAX_URL_SECONDS` at most (less, where the credentials
+        of a role end earlier). It holds the access key's name, not the secret.
         """
         check_key(key)
         check_link(expires_at, filename)
-        seconds = math.ceil(expires_at.timestamp() - time.time())
-        if seconds > MAX_URL_SECONDS:
-            raise ValueError(f"a URL of an S3 lives at most {MAX_URL_SECONDS} seconds, not {seconds}")
-        answer = {"ResponseContentDisposition": _attachment(filename)}
+        if not self._redirect:
+            return None
+        seconds = min(max(math.ceil(expires_at.timestamp() - time.time()), 1), MAX_URL_SECONDS)
+        answer = {"ResponseContentDisposition": attachment(filename)}
         with _translated():
             url = self._client.generate_presigned_url(
-                "get_object", Params={**self._at(key), **answer}, ExpiresIn=max(seconds, 1)
+                "get_object", Params={**self._at(key), **answer}, ExpiresIn=seconds
             )
         return cast(str, url)
 
@@ -206,6 +234,22 @@ class S3Store:
             )
         return True
 
+    def _send(self, artifact: Artifact, content: BinaryIO, once: bool) -> None:
+        headers = {"ContentType": artifact.mime_type, "Metadata": {"sha256": artifact.sha256}}
+        place = self._at(artifact.key)
+        try:
+            with _translated():
+                if artifact.bytes > PART_BYTES and not once:
+                    self._client.upload_fileobj(content, **place, ExtraArgs=headers, Config=_in_parts())
+                    return
+                checksum = b64encode(bytes.fromhex(artifact.sha256)).decode()
+                condition = {"IfNoneMatch": "*"} if once else {}
+                self._client.put_object(**place, Body=content, ChecksumSHA256=checksum, **condition, **headers)
+        except StoreUnavailable as refusal:
+            if not once or refusal.reason not in _TAKEN:
+                raise
+            raise ObjectExists(artifact.key) from None
+
     def _at(self, key: str) -> dict[str, str]:
         return {"Bucket": self._bucket, "Key": self._prefix + key}
 
@@ -213,6 +257,22 @@ class S3Store:
         # Tools that copy buckets drop metadata.
         with self.open(key) as stream:
             return hashlib.file_digest(cast(io.BufferedReader, stream), "sha256").hexdigest()
+
+
+class _Draft(Draft):
+    """A draft on this machine, for the digest must be known before the first byte is sent."""
+
+    def __init__(self, store: S3Store, key: str, mime_type: str) -> None:
+        super().__init__(cast(BinaryIO, SpooledTemporaryFile(PART_BYTES)))  # noqa: SIM115
+        self._store = store
+        self._key = key
+        self._mime_type = mime_type
+
+    def keep(self, *, once: bool = False) -> Artifact:
+        artifact = Artifact(self._key, self.sha256, self.size, self._mime_type)
+        self._file.seek(0)
+        self._store._send(artifact, self._file, once)
+        return artifact
 
 
 class _Download(io.RawIOBase):
@@ -276,26 +336,6 @@ def _in_parts() -> Any:
         max_concurrency=4,
         preferred_transfer_client="classic",
     )
-
-
-@contextmanager
-def _settled(data: bytes | Path | BinaryIO) -> Iterator[tuple[BinaryIO, bytes, int]]:
-    """`data` from its beginning as a file that cannot change any more, with its SHA-256 and size."""
-    if isinstance(data, bytes):
-        yield io.BytesIO(data), hashlib.sha256(data).digest(), len(data)
-        return
-    digest, size = hashlib.sha256(), 0
-    with open_source(data) as source, SpooledTemporaryFile(PART_BYTES) as copy:
-        while chunk := source.read(_CHUNK_BYTES):
-            digest.update(chunk)
-            size += copy.write(chunk)
-        copy.seek(0)
-        yield cast(BinaryIO, copy), digest.digest(), size
-
-
-def _attachment(filename: str) -> str:
-    quoted = quote(filename)
-    return f'attachment; filename="{filename}"' if quoted == filename else f"attachment; filename*=utf-8''{quoted}"
 
 
 @contextmanager

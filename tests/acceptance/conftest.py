@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
-from typing import Any
+from typing import Any, Protocol
 
 import asyncpg
 import httpx
@@ -44,13 +44,17 @@ _numbers = itertools.count()
 
 @dataclass(frozen=True)
 class Caller:
-    """An account with $10 and a client that sends its key."""
+    """An account with money and a client that sends its key."""
 
     account_id: Any
+    key: str
     http: httpx.AsyncClient
 
 
-Newcomer = Callable[[], Awaitable[Caller]]
+class Newcomer(Protocol):
+    """Makes a fresh account with `credit` micro-dollars."""
+
+    async def __call__(self, credit: int = ...) -> Caller: ...
 
 
 @pytest.fixture(scope="module")
@@ -85,21 +89,21 @@ async def ingress(database_url: str, tmp_path_factory: pytest.TempPathFactory) -
 
 @pytest.fixture
 async def newcomer(ingress: Any, database: Database) -> AsyncIterator[Newcomer]:
-    """Makes a fresh account, as often as it is called; the built-in prices are in force."""
+    """Fresh accounts, $10 each unless more is asked for; the built-in prices are in force."""
     keys, opened = Keys(database, SECRET.encode()), []
     async with database.transaction() as connection:
         await price_books.publish(connection, PriceBook.built_in())
 
-    async def make() -> Caller:
+    async def make(credit: int = CREDIT) -> Caller:
         async with database.transaction() as connection:
             account = await accounts.create(connection, "someone")
             key, _ = await keys.create(connection, account.id, "laptop")
-            await wallets.topup(connection, account.id, CREDIT, f"test:{next(_numbers)}")
+            await wallets.topup(connection, account.id, credit, f"test:{next(_numbers)}")
         client = httpx.AsyncClient(
             transport=httpx.ASGITransport(ingress), base_url=BASE, headers={"Authorization": f"Bearer {key}"}
         )
         opened.append(client)
-        return Caller(account.id, client)
+        return Caller(account.id, key, client)
 
     yield make
     for client in opened:

@@ -11,7 +11,7 @@ import asyncpg
 import pytest
 
 from accounts import accounts
-from accounts.idempotency import Replay, begin, record, translated
+from accounts.idempotency import Replay, begin, record, remove_expired, translated
 from core.database import Database
 from core.errors import IdempotencyConflict, IdempotencyInProgress
 
@@ -132,3 +132,24 @@ async def test_other_errors_stay_what_they_are(database: Database) -> None:
         await database.execute("SELECT 1 / 0")
     assert translated(caught.value) is caught.value
     assert isinstance(translated(ValueError()), ValueError)
+
+
+async def test_records_whose_window_is_over_are_removed(database: Database, owner: UUID) -> None:
+    for number in range(5):
+        await once(database, owner, key=f"old-{number}")
+    await database.execute("UPDATE idempotency SET created_at = created_at - interval '24 hours'")
+    await once(database, owner, key="new")
+    assert await remove_expired(database, batch=2) == 5
+    assert [row["key"] for row in await database.fetch("SELECT key FROM idempotency")] == ["new"]
+    assert await once(database, owner, key="new") == Replay(201, ANSWER)
+    assert await remove_expired(database) == 0
+
+
+async def test_a_record_taken_over_meanwhile_stays(database: Database, owner: UUID) -> None:
+    await once(database, owner)
+    await database.execute("UPDATE idempotency SET created_at = created_at - interval '25 hours'")
+    async with database.transaction() as connection:
+        assert await begin(connection, owner, ROUTE, "k", OTHER_BODY) is None
+        assert await remove_expired(database) == 0
+        await record(connection, owner, ROUTE, "k", 201, ANSWER)
+    assert await once(database, owner, body=OTHER_BODY) == Replay(201, ANSWER)

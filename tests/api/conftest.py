@@ -10,6 +10,7 @@ from starlette.testclient import TestClient
 from accounts import idempotency
 from api.app import application
 from api.cursors import Cursors
+from api.rate_limits import RateLimits
 from api.services import Services
 from core.settings import Settings
 from jobs.estimates import Estimates
@@ -17,9 +18,22 @@ from jobs.run_times import RunTimes
 from jobs.snapshot import Queues
 from pricing.tokens import QuoteTokens
 from storage import LocalStore
-from tests.api.doubles import KEY, BooksDouble, DatabaseDouble, JobsDouble, KeysDouble, RecordDouble, WakeupDouble
+from tests.api.doubles import (
+    KEY,
+    BooksDouble,
+    DatabaseDouble,
+    JobsDouble,
+    KeysDouble,
+    RecordDouble,
+    WakeupDouble,
+    WebhooksDouble,
+)
+from tests.storage.conftest import make_s3, no_aws, swift
 
 BASE_URL = "https://api.example.test"
+SECRET = b"k" * 32
+
+__all__ = ["make_s3", "no_aws", "swift"]
 
 
 @pytest.fixture
@@ -34,7 +48,7 @@ def jobs() -> JobsDouble:
 
 @pytest.fixture
 def store(tmp_path: Path) -> LocalStore:
-    return LocalStore(tmp_path / "storage", BASE_URL, b"k" * 32)
+    return LocalStore(tmp_path / "storage", BASE_URL, SECRET)
 
 
 @pytest.fixture
@@ -56,15 +70,18 @@ def services(
         "jobs": jobs,
         "price_books": BooksDouble(),
         "wakeup": WakeupDouble(),
+        "webhooks": WebhooksDouble(jobs),
     }
+    settings = Settings(data_dir=tmp_path, secret_key="k" * 32, max_body_bytes=200_000, public_url=BASE_URL)
     return Services(
-        settings=Settings(data_dir=tmp_path, secret_key="k" * 32, max_body_bytes=200_000, public_url=BASE_URL),
+        settings=settings,
         base_url=BASE_URL,
         queues=queues,
         estimates=Estimates(queues, RunTimes(whatever)),
         quote_tokens=QuoteTokens(b"k" * 32),
         cursors=Cursors(b"k" * 32),
         store=store,
+        rate_limits=RateLimits.of(settings),
         **cast("dict[str, Any]", doubles),
     )
 

@@ -11,11 +11,13 @@ from uuid import UUID
 
 from accounts.idempotency import Replay
 from accounts.keys import ApiKey, Caller
-from core.errors import IdempotencyConflict, InsufficientBalance, NotFound
+from core.errors import IdempotencyConflict, InsufficientBalance, NotFound, WrongState
 from core.ids import uuid7
 from core.money import usd
 from jobs.models import Accepted, Job, Submission
 from pricing.book import PriceBook
+from webhooks.secrets import Secret, SecretMaker
+from webhooks.store import Delivery
 
 KEY = "kt_aaaaaaaa_" + "s" * 32
 OTHER_KEY = "kt_bbbbbbbb_" + "s" * 32
@@ -224,6 +226,34 @@ def queued(submission: Submission) -> Job:
         failure=None,
         upstream=None,
     )
+
+
+class WebhooksDouble:
+    """Secrets and deliveries in memory; the job's webhook is what its submission said."""
+
+    def __init__(self, jobs: JobsDouble) -> None:
+        self.jobs = jobs
+        self.generations: dict[UUID, int] = {}
+        self.made: list[Delivery] = []
+
+    async def secret(self, account_id: UUID) -> Secret:
+        return SecretMaker(b"k" * 32).secret(account_id, self.generations.setdefault(account_id, 1), THEN, THEN)
+
+    async def rotate(self, connection: Any, account_id: UUID) -> Secret:
+        self.generations[account_id] = self.generations.get(account_id, 0) + 1
+        return await self.secret(account_id)
+
+    async def deliveries(self, account_id: UUID, job_id: UUID) -> list[Delivery]:
+        await self.jobs.get(account_id, job_id)
+        return [each for each in self.made if each.job_id == job_id]
+
+    async def redeliver(self, connection: Any, account_id: UUID, job_id: UUID) -> Delivery:
+        job = await self.jobs.get(account_id, job_id)
+        if job.finished_at is None:
+            raise WrongState("Not yet.")
+        url = "https://example.com/hook?token=secret"
+        self.made.append(Delivery(uuid7(), job_id, f"job.{job.state}", url, "pending", THEN, None, None))
+        return self.made[-1]
 
 
 class WakeupDouble:

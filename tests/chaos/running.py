@@ -43,6 +43,7 @@ class RunningStack:
             **{key: value for key, value in os.environ.items() if not key.startswith(("KILLATAMATA_", "RAY_"))},
             "KILLATAMATA_DATA_DIR": str(folder / "data"),
             "KILLATAMATA_FLEET": str(FLEET),
+            "KILLATAMATA_EGRESS_ALLOW": "127.0.0.0/8",
         }
         self.up()
 
@@ -94,9 +95,13 @@ class RunningStack:
             method, f"{self.base_url}/api/v1{path}", headers=headers, timeout=30, trust_env=False, **request
         )
 
-    def submit(self, *, key: str | None = None, idempotency: str | None = None, **given: Any) -> httpx.Response:
+    def submit(
+        self, *, key: str | None = None, idempotency: str | None = None, webhook: str | None = None, **given: Any
+    ) -> httpx.Response:
         """POST an image of 512 by 512 pixels, or what `given` says."""
-        body = {"task": "image.generate", "input": {"prompt": "a red fox", "width": 512, "height": 512, **given}}
+        body: Json = {"task": "image.generate", "input": {"prompt": "a red fox", "width": 512, "height": 512, **given}}
+        if webhook is not None:
+            body["webhookUrl"] = webhook
         headers = {"X-Idempotency-Key": idempotency} if idempotency else {}
         return self.call("POST", "/media/jobs", key=key, json=body, headers=headers)
 

@@ -9,10 +9,13 @@ import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 import httpx
 import psutil
 import pytest
+from standardwebhooks import Webhook
 
 from tests.chaos.running import DISPATCHER, REPLICA, Json, RunningStack, until
 
@@ -132,6 +135,40 @@ def test_a_database_restart_under_load_is_503_then_well(stack: RunningStack) -> 
     accepted = [answer.json()["jobId"] for answer in answers if answer.status_code == 202]
     assert {stack.finished(job_id, key=key, seconds=240)["status"] for job_id in accepted} == {"succeeded"}
     assert stack.run("ledger", "check") == "no drift"
+
+
+def test_a_killed_background_process_comes_back_and_tells_what_happened_meanwhile(stack: RunningStack) -> None:
+    told: list[Json] = []
+    secret = stack.call("GET", "/media/webhooks/secret").json()["secret"]
+
+    class Receiver(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            told.append(Webhook(secret).verify(body, dict(self.headers)))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    def background() -> list[psutil.Process]:
+        return [each for each in stack.processes() if "killatamata.background" in " ".join(each.cmdline())]
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Receiver) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        (victim,) = background()
+        victim.kill()
+        job_id = stack.accepted(webhook=f"http://127.0.0.1:{server.server_port}/hook")
+        until(lambda: told, "the notice", 120)
+        server.shutdown()
+    (notice,) = told
+    assert (notice["type"], notice["data"]["jobId"]) == ("job.succeeded", job_id)
+    (url,) = notice["data"]["downloadableOutputUrls"]
+    assert httpx.get(url, trust_env=False).status_code == 200
+    (delivery,) = stack.call("GET", "/media/webhooks/deliveries", params={"jobId": job_id}).json()["deliveries"]
+    assert (delivery["state"], [each["status"] for each in delivery["attempts"]]) == ("delivered", [200])
+    (reborn,) = background()
+    assert reborn.pid != victim.pid
 
 
 def test_the_stack_stays_small(stack: RunningStack) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import math
 from collections.abc import AsyncIterator
 from typing import Any
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 from ray.exceptions import ActorDiedError, RayError
 
-from cluster import conversation, dispatcher, fleet
+from cluster import conversation, dispatcher, fleet, work
 from cluster.dispatcher import Dispatcher, app
 from cluster.steps import Steps
 from core.database import Database
@@ -21,6 +22,7 @@ from jobs import leases
 from jobs.leases import Leases, Outcome
 from jobs.models import Job
 from media.errors import InvalidMedia
+from storage import StoreUnavailable
 from tests.cluster.doubles import (
     RELEASED,
     STARTED,
@@ -186,6 +188,46 @@ async def test_waiting_for_a_replica_is_no_attempt(
     job = await ended(database, await submitted(database, POOL, INPUT))
     assert job.state == "succeeded"
     assert outcomes(job) == ["succeeded"]
+
+
+def refusing(key: str, content: bytes, mime_type: str) -> dict[str, Any]:
+    raise StoreUnavailable("SlowDown", "wait")
+
+
+async def test_a_store_that_is_away_counts_as_no_attempt(
+    dispatching: Dispatching, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatcher, "_STORE_AWAY_SECONDS", 0.05)
+    remote, tries = work.remote, itertools.count(1)
+
+    def away_at_first(function: Any, *arguments: Any) -> Any:
+        away = function is work.publish and next(tries) <= 4
+        return remote(refusing if away else function, *arguments)
+
+    monkeypatch.setattr(work, "remote", away_at_first)
+    dispatching.start()
+    job = await ended(database, await submitted(database, POOL, INPUT))
+    assert (job.state, outcomes(job)) == ("succeeded", ["storage_unavailable"] * 4 + ["succeeded"])
+    assert await money(database, job) == (CREDIT - PRICE, 0)
+
+
+async def test_a_job_that_waits_for_the_store_can_be_cancelled_at_once(
+    dispatching: Dispatching, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = asyncio.Event()
+
+    async def chain(steps: Steps) -> Outcome:
+        tried.set()
+        raise StoreUnavailable("SlowDown", "wait")
+
+    monkeypatch.setattr(dispatcher, "CHAINS", {"test": (chain,)})
+    dispatching.start()
+    job = await submitted(database, POOL, task="test")
+    await tried.wait()
+    await database.execute("SELECT cancel($1, $2)", job.account_id, job.id)
+    found = await asyncio.wait_for(ended(database, job), 10)
+    assert (found.state, outcomes(found)) == ("cancelled", ["storage_unavailable"])
+    assert await money(database, found) == (CREDIT, 0)
 
 
 async def test_a_halt_that_nobody_asked_for_gives_the_job_back_and_not_at_once(

@@ -7,6 +7,7 @@ import base64
 import hashlib
 import io
 import os
+import socket
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -27,7 +28,7 @@ from core.settings import Settings
 from deployments.messages import Call, Faulted, Message, Progress
 from jobs.leases import Leases
 from media.errors import InvalidMedia, UnsupportedMedia
-from storage.factory import open_store
+from storage import StoreUnavailable, open_store
 from tests.cluster.doubles import STARTED, HandleDouble, finished, success
 from tests.leasing import cancelled, job_of, leased, new_pool, session, until_true
 
@@ -81,6 +82,15 @@ def broken() -> None:
 
 def crashing() -> None:
     os._exit(7)
+
+
+def publish_nowhere(port: int) -> None:
+    """Publish to an S3 that is not there."""
+    there = {"BUCKET": "tests", "ENDPOINT_URL": f"http://127.0.0.1:{port}", "ACCESS_KEY": "a", "SECRET_KEY": "b"}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in there.items():
+            patch.setenv(f"KILLATAMATA_S3_{name}", value)
+        work.publish("jobs/a/1/image.webp", b"picture", "image/webp")
 
 
 def complaining() -> None:
@@ -174,6 +184,16 @@ async def test_media_errors_of_any_step_are_the_callers(under: Steps) -> None:
     with pytest.raises(InvalidMedia) as raised:
         await under.cpu("probe", complaining)
     assert str(raised.value) == "The picture is broken."
+
+
+async def test_a_store_that_is_away_is_no_failed_step(under: Steps, cluster_database: Database) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with pytest.raises(StoreUnavailable) as raised:
+        await under.cpu("publish", publish_nowhere, port)
+    assert (type(raised.value), raised.value.reason) == (StoreUnavailable, "EndpointConnectionError")
+    (stage,) = (await job_of(cluster_database, under.lease)).stages
+    assert stage.ended_at is not None
 
 
 async def test_a_late_fence_begins_no_step(under: Steps, cluster_database: Database) -> None:

@@ -50,6 +50,14 @@ def test_the_database_goes_by_its_common_name_and_ours_wins(monkeypatch: pytest.
         ("OUTPUT_DAYS", "-1"),
         ("MAX_BODY_BYTES", "10"),
         ("EGRESS_ALLOW", "everything"),
+        ("TRUSTED_PROXIES", "*"),
+        ("TRUSTED_PROXIES", "127.0.0.1, proxy.example"),
+        ("TRUSTED_PROXIES", "10.0.0.1/8"),
+        ("WRITES_PER_MINUTE", "-1"),
+        ("EVENT_STREAMS_PER_KEY", "0"),
+        ("RATE_LIMIT_STORE", "memory://"),
+        ("RATE_LIMIT_STORE", "localhost:6379"),
+        ("METRICS_TOKEN", "short"),
         ("EGRESS_ALLOW", "10.0.0.1/8"),
     ],
 )
@@ -170,6 +178,8 @@ def test_sources_tell_where_a_value_came_from(monkeypatch: pytest.MonkeyPatch) -
 def test_sources_mask_passwords(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATABASE_URL", url)
     monkeypatch.setenv("KILLATAMATA_SECRET_KEY", "s3cret" * 8)
+    monkeypatch.setenv("KILLATAMATA_METRICS_TOKEN", "s3cret" * 8)
+    monkeypatch.setenv("KILLATAMATA_RATE_LIMIT_STORE", "redis://:s3cret@host:6379/0")
     shown = str([value for value, _ in Settings().sources().values()])
     assert "s3" not in shown
     assert "host" in shown

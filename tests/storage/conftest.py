@@ -17,6 +17,8 @@ from storage.s3 import S3Store
 from tests.storage import swift_server
 
 BUCKET = "tests"
+BASE_URL = "https://media.example"
+SECRET = b"k" * 32
 
 _numbers = itertools.count()
 
@@ -60,8 +62,8 @@ def client_of(store: S3Store) -> Any:
 @pytest.fixture
 def make_s3(swift: str) -> Callable[..., S3Store]:
     """Makes stores in `BUCKET`, below a prefix of this test's own unless told otherwise."""
-    prefix = f"test-{next(_numbers)}/"
-    return lambda bucket=BUCKET, **options: S3Store(bucket, **{**access(swift), "prefix": prefix, **options})
+    ours = {"base_url": BASE_URL, "key": SECRET, "prefix": f"test-{next(_numbers)}/"}
+    return lambda bucket=BUCKET, **options: S3Store(bucket, **{**access(swift), **ours, **options})
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -35,10 +36,10 @@ def test_without_a_bucket_it_is_a_folder(tmp_path: Path) -> None:
 
 def test_with_a_bucket_it_is_that_s3(monkeypatch: pytest.MonkeyPatch, swift: str, tmp_path: Path) -> None:
     settings = configure(monkeypatch, **S3, ENDPOINT_URL=swift, PREFIX="test-factory/deep/")
-    store = open_store(settings, "http://x")
+    store = open_store(settings, "")
     assert isinstance(store, S3Store)
     store.put("jobs/a/1", b"x", "image/webp")
-    assert open_store(configure(monkeypatch, PREFIX="test-factory/"), "http://x").read("deep/jobs/a/1") == b"x"
+    assert open_store(configure(monkeypatch, PREFIX="test-factory/"), "").read("deep/jobs/a/1") == b"x"
     assert not (tmp_path / "data").exists()
 
 
@@ -50,11 +51,25 @@ def test_half_of_the_settings_are_refused(monkeypatch: pytest.MonkeyPatch, missi
     assert swift_server.KEY not in str(refusal.value)
 
 
-def test_urls_that_outlive_their_signature_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("KILLATAMATA_OUTPUT_URL_SECONDS", str(8 * 86_400))
-    assert isinstance(open_store(Settings(), "http://x"), LocalStore)
-    with pytest.raises(OperatorError, match="KILLATAMATA_OUTPUT_URL_SECONDS"):
-        open_store(configure(monkeypatch, **S3), "http://x")
+def test_an_s3_signs_with_the_secret_of_the_stack(monkeypatch: pytest.MonkeyPatch) -> None:
+    local = open_store(Settings(), "http://x").url("a", expires_at=datetime(2026, 1, 1, tzinfo=UTC), filename="b")
+    store = open_store(configure(monkeypatch, **S3), "http://x")
+    assert store.url("a", expires_at=datetime(2026, 1, 1, tzinfo=UTC), filename="b") == local
+
+
+def test_a_process_that_makes_no_urls_needs_no_secret(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for settings in (Settings(), configure(monkeypatch, **S3)):
+        with pytest.raises(ValueError, match="without a base URL"):
+            open_store(settings, "").url("a", expires_at=datetime.now(UTC), filename="b")
+    assert not (tmp_path / "data" / "secret").exists()
+
+
+def test_downloads_are_sent_on_by_a_setting_that_needs_a_bucket(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KILLATAMATA_S3_REDIRECT", "true")
+    with pytest.raises(OperatorError, match="KILLATAMATA_S3_REDIRECT"):
+        open_store(Settings(), "http://x")
+    store = open_store(configure(monkeypatch, **S3), "http://x")
+    assert store.direct_url("a", expires_at=datetime.now(UTC), filename="b") is not None
 
 
 @pytest.mark.parametrize(

@@ -1,17 +1,20 @@
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from core.settings import Settings
 from storage import open_store
-from storage.base import InvalidKey, MissingObject
+from storage.base import InvalidKey, MissingObject, ObjectExists, StoreUnavailable
 from storage.local import LocalStore
 
 SECRET = b"k" * 32
@@ -132,6 +135,41 @@ def test_what_killed_writers_left_goes_after_a_day(store: LocalStore, tmp_path: 
         os.utime(incoming / name, (two_days_ago, two_days_ago))
     LocalStore(tmp_path / "store", "http://x", SECRET)
     assert [path.name for path in incoming.iterdir()] == ["young"]
+
+
+@pytest.mark.parametrize(("fault", "ours"), [(errno.ENOSPC, True), (errno.EIO, True), (errno.EACCES, False)])
+def test_a_full_disk_is_not_the_callers_fault(
+    store: LocalStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: int, ours: bool
+) -> None:
+    store.put(KEY, b"old", "image/webp")
+
+    def failing(_: int) -> None:
+        raise OSError(fault, os.strerror(fault))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", failing)
+        with pytest.raises(StoreUnavailable if ours else PermissionError):
+            store.put(KEY, b"new", "image/webp")
+    assert store.read(KEY) == b"old"
+    assert leftovers(tmp_path / "store") == []
+
+
+def test_of_writers_that_replace_nothing_one_wins(store: LocalStore) -> None:
+    """Not so on Swift, which looks for the object when a put begins: of the same moment, all pass."""
+    together = threading.Barrier(6)
+
+    def write(number: int) -> bool:
+        together.wait()
+        try:
+            store.put(KEY, b"%d" % number, "text/plain", once=True)
+        except ObjectExists:
+            return False
+        return True
+
+    with ThreadPoolExecutor(6) as pool:
+        won = list(pool.map(write, range(6)))
+    assert won.count(True) == 1
+    assert store.read(KEY) == b"%d" % won.index(True)
 
 
 def test_processes_share_the_objects(tmp_path: Path) -> None:

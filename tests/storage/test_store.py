@@ -8,15 +8,20 @@ import os
 import pickle
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import BinaryIO, cast
+from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 
-from storage.base import MAX_KEY_CHARACTERS, Artifact, InvalidKey, MissingObject, Store
+from storage.base import MAX_KEY_CHARACTERS, Artifact, InvalidKey, MissingObject, ObjectExists, Store, UploadPromise
 from storage.local import LocalStore
+from storage.signing import UrlSigner
+from tests.storage.conftest import BASE_URL, SECRET
 
-SECRET = b"k" * 32
+NOW = datetime(2026, 11, 23, 10, 0, tzinfo=UTC)
 KEY = "jobs/job_01h455vb4pex5vsknk084sn02q/3/image.webp"
 
 BAD_KEYS = [
@@ -52,7 +57,7 @@ BAD_KEYS = [
 @pytest.fixture(params=["local", "s3"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     made: dict[str, Callable[[], Store]] = {
-        "local": lambda: LocalStore(tmp_path / "store", "http://127.0.0.1:8000", SECRET),
+        "local": lambda: LocalStore(tmp_path / "store", BASE_URL, SECRET),
         "s3": lambda: request.getfixturevalue("s3"),
     }
     return made[request.param]()
@@ -109,6 +114,101 @@ def test_putting_again_replaces(store: Store) -> None:
     assert store.read(KEY) == b"new"
     assert store.stat(KEY) == Artifact(KEY, sha256(b"new"), 3, "image/webp")
     assert list(store.keys()) == [KEY]
+
+
+CONTENT = bytes(range(256)) * 1000
+
+
+@pytest.mark.parametrize(
+    ("start", "stop"),
+    [(0, 1), (0, 256_000), (10, 20), (255_999, 256_000), (255_990, 999_999_999), (256_000, 256_001), (10**15, 10**16)],
+)
+def test_a_range_is_read(store: Store, start: int, stop: int) -> None:
+    store.put(KEY, CONTENT, "image/webp")
+    with store.open_range(KEY, start, stop) as stream:
+        assert stream.read() == CONTENT[start:stop]
+        assert stream.read(1) == b""
+
+
+def test_a_range_is_read_in_pieces(store: Store) -> None:
+    store.put(KEY, CONTENT, "image/webp")
+    with store.open_range(KEY, 1000, 3500) as stream:
+        assert [stream.read(1000) for _ in range(4)] == [
+            CONTENT[1000:2000],
+            CONTENT[2000:3000],
+            CONTENT[3000:3500],
+            b"",
+        ]
+
+
+def test_a_range_of_nothing(store: Store) -> None:
+    store.put(KEY, b"", "image/webp")
+    with store.open_range(KEY, 0, 10) as stream:
+        assert stream.read() == b""
+    with pytest.raises(MissingObject):
+        store.open_range("jobs/other", 0, 10)
+    for start, stop in [(0, 0), (5, 5), (5, 4), (-1, 3), (-5, -1)]:
+        with pytest.raises(ValueError, match="a range begins"):
+            store.open_range(KEY, start, stop)
+
+
+def test_an_open_range_outlives_its_object(store: Store) -> None:
+    store.put(KEY, b"old content", "image/webp")
+    with store.open_range(KEY, 4, 11) as stream:
+        store.put(KEY, b"new content", "image/webp")
+        store.delete(KEY)
+        assert stream.read() == b"content"
+
+
+def test_once_replaces_nothing(store: Store) -> None:
+    store.put(KEY, b"first", "image/webp", once=True)
+    for data in (b"second", b"first"):
+        with pytest.raises(ObjectExists, match=r"image\.webp"):
+            store.put(KEY, data, "image/png", once=True)
+    assert store.stat(KEY) == Artifact(KEY, sha256(b"first"), 5, "image/webp")
+    store.delete(KEY)
+    store.put(KEY, b"second", "image/webp", once=True)
+    store.put(KEY, b"third", "image/webp")
+    assert store.read(KEY) == b"third"
+    assert list(store.keys()) == [KEY]
+
+
+def test_a_draft_is_nothing_until_it_is_kept(store: Store, tmp_path: Path) -> None:
+    store.put(KEY, b"old", "image/png")
+    with closing(store.draft(KEY, "image/webp")) as draft:
+        for chunk in (b"pic", b"", b"ture"):
+            draft.write(chunk)
+        assert (draft.sha256, draft.size) == (sha256(b"picture"), 7)
+        assert store.read(KEY) == b"old"
+        assert draft.keep() == store.stat(KEY) == Artifact(KEY, sha256(b"picture"), 7, "image/webp")
+    assert store.read(KEY) == b"picture"
+    with closing(store.draft(KEY, "image/webp")) as draft:
+        draft.write(b"x" * 9_000_000)
+    with closing(store.draft(KEY, "image/webp")) as draft, pytest.raises(ObjectExists):
+        draft.keep(once=True)
+    assert store.read(KEY) == b"picture"
+    assert list(tmp_path.glob("store/incoming/*")) == []
+
+
+def test_a_draft_of_nothing_sensible_is_refused(store: Store) -> None:
+    with pytest.raises(InvalidKey):
+        store.draft("../x", "image/webp")
+    with pytest.raises(ValueError, match="no media type"):
+        store.draft(KEY, "image")
+
+
+def test_every_store_makes_the_same_urls(store: Store) -> None:
+    url = store.url(KEY, expires_at=NOW, filename="a b.webp")
+    signer = UrlSigner(BASE_URL, SECRET)
+    assert url == signer.url(KEY, expires_at=NOW, filename="a b.webp")
+    assert store.key_of(url) == KEY
+    query = dict(parse_qsl(urlsplit(url).query))
+    assert store.verify(KEY, query, NOW - timedelta(seconds=1)) == "a b.webp"
+    promise = UploadPromise("image/webp", 7, sha256(b"picture"), NOW)
+    upload = store.upload_url(KEY, mime_type="image/webp", bytes=7, sha256=promise.sha256, expires_at=NOW)
+    assert upload.startswith(f"{BASE_URL}/uploads/{KEY}?")
+    query = dict(parse_qsl(urlsplit(upload).query))
+    assert store.verify_upload(KEY, query, NOW - timedelta(seconds=1)) == promise
 
 
 def test_an_open_stream_outlives_its_object(store: Store) -> None:
@@ -170,7 +270,14 @@ def test_the_longest_key(store: Store) -> None:
 @pytest.mark.parametrize("key", BAD_KEYS)
 def test_hostile_keys_are_refused_everywhere(store: Store, key: str, tmp_path: Path) -> None:
     before = sorted(tmp_path.rglob("*"))
-    for use in (store.read, store.open, store.stat, store.delete, lambda key: store.put(key, b"x", "image/webp")):
+    uses: list[Callable[[str], object]] = [store.read, store.open, store.stat, store.delete]
+    uses += [
+        lambda key: store.open_range(key, 0, 1),
+        lambda key: store.put(key, b"x", "image/webp"),
+        lambda key: store.url(key, expires_at=NOW, filename="a"),
+        lambda key: store.upload_url(key, mime_type="image/webp", bytes=1, sha256=None, expires_at=NOW),
+    ]
+    for use in uses:
         with pytest.raises(InvalidKey) as refusal:
             use(key)
         assert len(str(refusal.value)) < 600
@@ -295,6 +402,6 @@ def test_writers_and_a_sweep_of_one_folder_do_not_break_each_other(store: Store)
 
 
 def test_errors_cross_processes() -> None:
-    for error in (MissingObject(KEY), InvalidKey("../x")):
+    for error in (MissingObject(KEY), InvalidKey("../x"), ObjectExists(KEY)):
         received = pickle.loads(pickle.dumps(error))
         assert (type(received), received.key, str(received)) == (type(error), error.key, str(error))

@@ -1,0 +1,78 @@
+"""What the background process does again and again. A part that needs a sweep adds it to `SWEEPS`, and nothing else.
+
+A sweep may be run twice at once and may be cut off anywhere; it takes rows in batches and ends when nothing is left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import timedelta
+
+from accounts import idempotency
+from api.services import Services
+from billing import checks
+from core.clock import now
+from core.log import logger
+from jobs import history
+
+DELIVERY_DAYS = 30
+EVENT_DAYS = 7
+
+_log = logger(__name__)
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A named sweep. `cron` has five fields in UTC, and may have a sixth for seconds, which comes last."""
+
+    name: str
+    cron: str
+    run: Callable[[Services], Awaitable[object]]
+
+
+async def _touched_wallets(services: Services) -> None:
+    _report(await checks.check_touched(services.database))
+
+
+async def _all_wallets(services: Services) -> None:
+    _report(await checks.check_all(services.database))
+
+
+def _report(check: checks.Check) -> None:
+    if check.wrong:
+        accounts = [str(account) for account in check.wrong]
+        _log.error(
+            "wallets disagree with the ledger; run killatamata ledger check", scope=check.scope, accounts=accounts
+        )
+
+
+async def _orphaned_holds(services: Services) -> None:
+    checked, accounts = await history.orphaned_holds(services.database)
+    await checks.keep(services.database, "holds", checked, accounts)
+    if accounts:
+        _log.error(
+            "holds outlived their jobs; money is set aside for nothing", accounts=[str(each) for each in accounts]
+        )
+
+
+async def _old_deliveries(services: Services) -> None:
+    await services.webhooks.remove_old(DELIVERY_DAYS)
+
+
+async def _old_idempotency_records(services: Services) -> None:
+    await idempotency.remove_expired(services.database)
+
+
+async def _old_events(services: Services) -> None:
+    await history.remove_events(services.database, now() - timedelta(days=EVENT_DAYS))
+
+
+SWEEPS: tuple[Sweep, ...] = (
+    Sweep("touched-wallets", "* * * * * */30", _touched_wallets),
+    Sweep("all-wallets", "17 3 * * *", _all_wallets),
+    Sweep("orphaned-holds", "* * * * *", _orphaned_holds),
+    Sweep("old-deliveries", "7 * * * *", _old_deliveries),
+    Sweep("old-idempotency-records", "12 * * * *", _old_idempotency_records),
+    Sweep("old-events", "22 * * * *", _old_events),
+)
