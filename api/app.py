@@ -12,7 +12,7 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
-from api import balance, billing, health, jobs, keys, limits, metrics, openapi, quotes, webhooks
+from api import balance, billing, health, jobs, keys, limits, metrics, openapi, outputs, quotes, uploads, webhooks
 from api.cors import Cors
 from api.errors import HANDLERS
 from api.middleware import RequestContext
@@ -30,6 +30,8 @@ OPERATIONS: tuple[Operation, ...] = (
     jobs.get_jobs,
     jobs.cancel_job,
     quotes.create_quote,
+    uploads.create_upload,
+    outputs.delete_outputs,
     webhooks.get_webhook_secret,
     webhooks.rotate_webhook_secret,
     webhooks.list_deliveries,

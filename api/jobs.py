@@ -31,6 +31,7 @@ from core.errors import (
     QuoteExpired,
     QuoteMismatch,
     RateLimited,
+    StorageUnavailable,
     TaskUnavailable,
 )
 from jobs.models import Accepted, Job, State, Submission
@@ -94,6 +95,7 @@ class JobOrJobs(RootModel[JobAnswer | JobsAnswer]):
         OverMaxCost,
         QueueFull,
         RateLimited,
+        StorageUnavailable,
         TaskUnavailable,
     ),
 )
@@ -128,6 +130,8 @@ async def submit_job(call: Call[JobBody, OfferQuery]) -> Response:
         start_timeout_seconds=body.start_timeout_seconds or services.settings.start_timeout_seconds,
         cancel_after_seconds=body.cancel_after_seconds,
         webhook_url=body.webhook_url,
+        inputs=tuple(file.sha256 for file in made.files),
+        inputs_kept_at=await services.inputs.keep(made.files),
     )
     try:
         accepted = await services.jobs.submit(submission)

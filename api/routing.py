@@ -74,6 +74,7 @@ class Operation:
     public: bool
     aliases: Sequence[str]
     raw: bool
+    besides: Sequence[str]
     limited: bool
 
     @cached_property
@@ -131,6 +132,7 @@ class Operation:
             size = len(content)
             document = await services.offload(size, parsing.parse, content)
             body, fingerprint = validated(self.body, document.value, root=""), document.fingerprint
+            del content, document
         key = None
         if self.writes and not self.public:
             key = idempotency.key(request.headers, body.idempotency_key if body else None)
@@ -173,14 +175,14 @@ def operation(
     public: bool = False,
     aliases: Sequence[str] = (),
     raw: bool = False,
+    besides: Sequence[str] = (),
     limited: bool = True,
 ) -> Callable[[Handler], Operation]:
     """Make a handler an `Operation`, whose fields the arguments are."""
 
     def made(handler: Handler) -> Operation:
-        return Operation(
-            handler, method, path, tag, answer, status, body, forms, query, errors, public, aliases, raw, limited
-        )
+        own = (body, forms, query, errors, public, aliases, raw, besides, limited)
+        return Operation(handler, method, path, tag, answer, status, *own)
 
     return made
 

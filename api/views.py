@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from datetime import datetime, timedelta
 from pathlib import PurePosixPath
@@ -17,7 +16,6 @@ from api.services import Services
 from core.ids import encode
 from core.money import usd
 from jobs.models import FINAL, Accepted, Job, State
-from tasks.media_fields import decode_inline
 
 _MEDIA_FIELD = re.compile(r"(?:image|audio|video)(?:url)?s?$", re.IGNORECASE)
 
@@ -236,16 +234,12 @@ def live(job: Job) -> bool:
 
 
 def public_input(effective_input: dict[str, Any]) -> dict[str, Any]:
-    """An effective input without media bytes (their digest and size instead) and without URLs' query strings."""
+    """An effective input without URLs' query strings."""
     return {name: _shown(value, bool(_MEDIA_FIELD.search(name))) for name, value in effective_input.items()}
 
 
 def _shown(value: Any, media: bool) -> Any:
     match value:
-        case {"dataBase64": str(encoded)}:
-            content = decode_inline(encoded)
-            digest = hashlib.sha256(content).hexdigest()
-            return {"sha256": digest, "bytes": len(content), "mimeType": value.get("mimeType")}
         case list():
             return [_shown(item, media) for item in value]
         case str() if media:
@@ -268,7 +262,8 @@ def _outputs(services: Services, job: Job, instant: datetime) -> list[Output]:
     if job.finished_at is None:
         return []
     settings = services.settings
-    delete_at = job.finished_at + timedelta(days=settings.output_days)
+    ends = [job.finished_at + timedelta(days=settings.output_days), job.outputs_deleted_at]
+    delete_at = min(end for end in ends if end is not None)
     expires_at = min(instant + timedelta(seconds=settings.output_url_seconds), delete_at)
     kept = job.outputs_deleted_at is None and instant < delete_at
     found = []

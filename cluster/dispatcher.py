@@ -31,13 +31,14 @@ from core.egress import FetchFailed
 from core.log import configure, logger
 from core.settings import Settings
 from jobs import pools
+from jobs.artifacts import Artifacts
 from jobs.leases import SESSION_EXPIRY_SECONDS, Ended, Leases, Outcome, SessionEnded
 from jobs.models import Failure, Lease
 from jobs.run_times import RunTimeLog
 from jobs.wakeup import CHANNEL, STOP_CHANNEL
 from media.errors import MediaError
 from models.base import SPOILT
-from storage import StoreUnavailable
+from storage import StoreUnavailable, open_store
 from tasks.registry import TASKS
 
 log = logger(__name__)
@@ -72,6 +73,9 @@ class Dispatcher:
             url, direct_url=self._settings.database_url_direct, size=self._settings.database_pool_size
         )
         self._leases = Leases(self._database)
+        self._artifacts = Artifacts(
+            self._database, open_store(self._settings, self._settings.base_url), self._settings.output_days
+        )
         self._run_times = RunTimeLog(self._database)
         self._running: dict[tuple[UUID, int], tuple[Steps, asyncio.Task[None]]] = {}
         self._wake = asyncio.Event()
@@ -198,7 +202,7 @@ class Dispatcher:
     async def _claim_all(self, session: int) -> None:
         for pool in await pools.names(self._database):
             for lease in await self._leases.claim(pool, CLAIM_MOST, session):
-                steps = Steps(lease, self._leases)
+                steps = Steps(lease, self._leases, self._artifacts)
                 task = asyncio.create_task(self._run(lease, steps))
                 self._running[lease.job_id, lease.fence] = (steps, task)
 

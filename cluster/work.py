@@ -14,46 +14,57 @@ from core.addresses import parse_allowed
 from core.settings import Settings
 from media import image
 from storage.factory import open_store
-from tasks.media_fields import decode_inline
 
 _CPU_SHARE = 0.25
 _FETCH_SECONDS = 30.0
 
 
 @cache
-def _task(function: Callable[..., Any]) -> Any:
-    return ray.remote(num_cpus=_CPU_SHARE, max_retries=0)(function)
+def _task(function: Callable[..., Any], returns: int) -> Any:
+    return ray.remote(num_cpus=_CPU_SHARE, max_retries=0, num_returns=returns)(function)
 
 
-def remote(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Start `function` as a Ray task that Ray never retries; returns the reference to its result."""
-    return _task(function).remote(*arguments)
+def remote(function: Callable[..., Any], *arguments: Any, returns: int = 1) -> Any:
+    """Start `function` as a Ray task that Ray never retries; returns the reference to its result.
+
+    With more than one of `returns` the result is a tuple of so many, and there is a reference to each.
+    """
+    return _task(function, returns).remote(*arguments)
 
 
-def fetch_image(reference: str | dict[str, str]) -> Any:
-    """The picture behind a URL or an inline object: uint8 sRGB of shape (height, width, 3).
+def fetch_image(url: str) -> tuple[tuple[int, int], Any]:
+    """The picture behind a URL: its (width, height), and its pixels, uint8 sRGB of shape (height, width, 3).
 
     Raises:
         FetchFailed: the URL could not be fetched.
         MediaError: it is no picture that we take.
     """
-    if isinstance(reference, str):
-        fetched = asyncio.run(
-            egress.fetch(
-                reference,
-                max_bytes=image.MAX_BYTES,
-                timeout_s=_FETCH_SECONDS,
-                allow=parse_allowed(Settings().egress_allow),
-                accept=", ".join(image.MIME_TYPES.values()),
-            )
+    fetched = asyncio.run(
+        egress.fetch(
+            url,
+            max_bytes=image.MAX_BYTES,
+            timeout_s=_FETCH_SECONDS,
+            allow=parse_allowed(Settings().egress_allow),
+            accept=", ".join(image.MIME_TYPES.values()),
         )
-        return image.open_image(fetched.data).pixels
-    return image.open_image(decode_inline(reference["dataBase64"])).pixels
+    )
+    return _opened(fetched.data)
 
 
-def size_of(pixels: Any) -> tuple[int, int]:
-    """Width and height of a picture."""
-    return pixels.shape[1], pixels.shape[0]
+def read_image(key: str) -> tuple[tuple[int, int], Any]:
+    """The stored picture, as `fetch_image` gives one.
+
+    Raises:
+        MissingObject: nothing is there.
+        StoreUnavailable: the store fails.
+        MediaError: it is no picture that we take.
+    """
+    return _opened(open_store(Settings(), base_url="").read(key))
+
+
+def _opened(data: bytes) -> tuple[tuple[int, int], Any]:
+    pixels = image.open_image(data).pixels
+    return (pixels.shape[1], pixels.shape[0]), pixels
 
 
 def encode_image(result: Any, image_format: image.Format, width: int, height: int) -> bytes:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from PIL import ExifTags, Image, ImageCms
 
+from media import kinds
 from media.errors import InvalidMedia, UnsupportedMedia
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ Format = Literal["webp", "png", "jpg"]
 
 MIME_TYPES: Mapping[Format, str] = {"webp": "image/webp", "png": "image/png", "jpg": "image/jpeg"}
 
-MAX_BYTES = 30_000_000
+MAX_BYTES = kinds.MAX_BYTES["image"]
 MAX_PIXELS = 40_000_000
 MAX_WEBP_SIDE = 16_383
 """Pixels; the VP8 frame header holds 14 bits per side (RFC 6386, section 9.1)."""
@@ -79,13 +80,8 @@ def encode(pixels: npt.NDArray[np.uint8], format: Format, *, size: tuple[int, in
 
 def sniff(data: bytes) -> Format | None:
     """The format that the first bytes of `data` declare; None when it is none of ours."""
-    if data.startswith(b"\x89PNG\r\n\x1a\n"):
-        return "png"
-    if data.startswith(b"\xff\xd8\xff"):
-        return "jpg"
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return "webp"
-    return None
+    found = kinds.sniff(data, "image")
+    return next((name for name, mime_type in MIME_TYPES.items() if mime_type == found), None)
 
 
 def open_image(data: bytes, *, max_bytes: int = MAX_BYTES, max_pixels: int = MAX_PIXELS) -> Picture:

@@ -7,6 +7,7 @@ import itertools
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
+from uuid import UUID
 
 from accounts import accounts
 from billing import wallets
@@ -28,18 +29,24 @@ def new_pool() -> str:
 
 
 async def submitted(
-    database: Database, pool: str, given: dict[str, Any] | None = None, *, task: str = "image.generate"
+    database: Database,
+    pool: str,
+    given: dict[str, Any] | None = None,
+    *,
+    task: str = "image.generate",
+    account_id: UUID | None = None,
 ) -> Job:
-    """A queued job of a new account."""
+    """A queued job, of a new account unless one is given."""
     async with database.transaction() as connection:
-        account = await accounts.create(connection, "customer")
-        await wallets.topup(connection, account.id, CREDIT, f"test:{account.id}")
+        if account_id is None:
+            account_id = (await accounts.create(connection, "customer")).id
+            await wallets.topup(connection, account_id, CREDIT, f"test:{account_id}")
         await connection.execute(
             "INSERT INTO pool (name, slots) VALUES ($1, 5) ON CONFLICT (name) DO UPDATE SET slots = 5, paused = false",
             pool,
         )
     submission = Submission(
-        account_id=account.id,
+        account_id=account_id,
         task=task,
         effective_input=given or {},
         input_adjustments=[],
@@ -75,9 +82,11 @@ async def session(database: Database) -> AsyncIterator[int]:
         await asyncio.wait({beating})
 
 
-async def leased(database: Database, number: int, pool: str, given: dict[str, Any] | None = None) -> Lease:
+async def leased(
+    database: Database, number: int, pool: str, given: dict[str, Any] | None = None, *, task: str = "image.generate"
+) -> Lease:
     """A new job of the pool, leased to the session."""
-    job = await submitted(database, pool, given)
+    job = await submitted(database, pool, given, task=task)
     (lease,) = await Leases(database).claim(pool, 1, number)
     assert lease.job_id == job.id
     return lease

@@ -1,11 +1,10 @@
-"""image.edit: fetch source and references, find the canvas that follows the source, run the edit model, encode, publish."""
+"""image.edit: fetch source and references, find the canvas that follows the source, run the edit model, deliver."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from cluster import work
-from cluster.chains.image_generate import published
+from cluster.chains.pictures import delivered
 from cluster.seeds import seed_of
 from cluster.steps import Steps
 from jobs.leases import Outcome
@@ -24,7 +23,7 @@ async def edit(steps: Steps) -> Outcome:
     width = height = DEFAULT_SIDE
     seed, adjustments = await seed_of(steps)
     if source is not None:
-        size = await steps.cpu("measure", work.size_of, pictures[0])
+        size = pictures[0].width, pictures[0].height
         width, height = edit_canvas(*size)
         adjustments += _followed(size, (width, height))
     (pool,) = TASKS[steps.lease.task].pools(given)
@@ -34,9 +33,10 @@ async def edit(steps: Steps) -> Outcome:
         height=height,
         steps=image_generate.steps(given),
         seed=seed,
-        references=tuple(pictures),
+        references=tuple(each.pixels for each in pictures),
     )
-    return await published(steps, await steps.model(pool, request), width, height, adjustments)
+    made = await steps.model(pool, request)
+    return await delivered(steps, made, (width, height), adjustments=tuple(adjustments))
 
 
 def _followed(size: tuple[int, int], canvas: tuple[int, int]) -> list[dict[str, Any]]:

@@ -1,15 +1,11 @@
-"""image.generate: fetch the references, run the model, encode, publish."""
+"""image.generate: fetch the references, run the model, deliver the picture."""
 
 from __future__ import annotations
 
-from typing import Any
-
-from cluster import work
-from cluster.conversation import ModelResult
+from cluster.chains.pictures import delivered
 from cluster.seeds import seed_of
 from cluster.steps import Steps
 from jobs.leases import Outcome
-from media.image import MIME_TYPES
 from models.qwen_image import ImageRequest
 from tasks import image_generate
 from tasks.registry import TASKS
@@ -28,26 +24,7 @@ async def generate(steps: Steps) -> Outcome:
         height=given["height"],
         steps=image_generate.steps(given),
         seed=seed,
-        references=tuple(references),
+        references=tuple(each.pixels for each in references),
     )
     made = await steps.model(pool, request)
-    return await published(steps, made, given["width"], given["height"], adjustments)
-
-
-async def published(
-    steps: Steps, made: ModelResult, width: int, height: int, adjustments: list[dict[str, Any]]
-) -> Outcome:
-    """The picture encoded at the promised canvas (pixels) and stored; what the engine changed joins `adjustments`."""
-    kind = steps.input["outputFormat"]
-    content = await steps.cpu("encode", work.encode_image, made.result, kind, width, height)
-    (artifact,) = await steps.publish({f"image.{kind}": (content, MIME_TYPES[kind])})
-    upstream = dict(made.details)
-    return Outcome(
-        outputs=({"role": "primary", **artifact, "width": width, "height": height},),
-        adjustments=(*adjustments, *upstream.pop("adjustments", ())),
-        upstream=upstream,
-        engine=made.engine,
-        weights_digest=made.weights_digest,
-        stand_in=made.stand_in,
-        replica=made.replica,
-    )
+    return await delivered(steps, made, (given["width"], given["height"]), adjustments=tuple(adjustments))

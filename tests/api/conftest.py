@@ -13,9 +13,12 @@ from api.cursors import Cursors
 from api.rate_limits import RateLimits
 from api.services import Services
 from core.settings import Settings
+from jobs.artifacts import Artifacts
 from jobs.estimates import Estimates
+from jobs.inputs import Inputs
 from jobs.run_times import RunTimes
 from jobs.snapshot import Queues
+from jobs.uploads import UploadLimits, Uploads
 from pricing.tokens import QuoteTokens
 from storage import LocalStore
 from tests.api.doubles import (
@@ -81,6 +84,9 @@ def services(
         quote_tokens=QuoteTokens(b"k" * 32),
         cursors=Cursors(b"k" * 32),
         store=store,
+        inputs=Inputs(whatever, store),
+        uploads=Uploads(store, UploadLimits(2, 40_000_000, 3600)),
+        artifacts=Artifacts(whatever, store, 7),
         rate_limits=RateLimits.of(settings),
         **cast("dict[str, Any]", doubles),
     )

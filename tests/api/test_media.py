@@ -21,6 +21,13 @@ JOBS, QUOTES = "/api/v1/media/jobs", "/api/v1/media/quotes"
 FOX = {"task": "image.generate", "input": {"prompt": "cinematic fox astronaut", "width": 1024, "height": 1024}}
 
 
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def inline(content: bytes, head: str = "data:image/png;base64,") -> dict[str, Any]:
+    return asked(referenceImages=[{"dataBase64": head + base64.b64encode(content).decode(), "mimeType": "image/png"}])
+
+
 def body(**changes: Any) -> dict[str, Any]:
     return {**FOX, **changes}
 
@@ -249,7 +256,7 @@ def test_a_quote_takes_no_token(client: TestClient) -> None:
 
 
 def test_inline_media_and_query_strings_are_not_shown(client: TestClient) -> None:
-    content = b"\x89PNG secret bytes"
+    content = PNG + b"secret bytes"
     sent = asked(
         prompt="https://example.com/?q=1",
         referenceImages=[
@@ -265,6 +272,54 @@ def test_inline_media_and_query_strings_are_not_shown(client: TestClient) -> Non
         "https://cdn.example.com/a.webp",
         {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content), "mimeType": "image/png"},
     ]
+
+
+@pytest.mark.parametrize("size", [100, 120_000])
+def test_inline_media_are_stored_and_named_by_a_submit_only(
+    client: TestClient, jobs: JobsDouble, store: LocalStore, size: int
+) -> None:
+    content = PNG + bytes(size)
+    key = f"in/{hashlib.sha256(content).hexdigest()}"
+    quote = client.post(QUOTES, json=inline(content)).json()
+    assert list(store.keys()) == []
+    job = client.post(JOBS, json={**inline(content, head=""), "quoteToken": quote["quoteToken"]})
+    assert job.status_code == 202, "the same bytes, written another way, are what was quoted"
+    assert store.read(key) == content
+    (submission,) = jobs.submissions
+    assert submission.inputs == (hashlib.sha256(content).digest(),)
+    named = [{"sha256": key[3:], "mimeType": "image/png", "bytes": len(content)}]
+    assert submission.effective_input["referenceImages"] == named
+    assert job.json()["effectiveInput"]["referenceImages"] == quote["effectiveInput"]["referenceImages"] == named
+    assert client.get(JOBS, params={"jobId": job.json()["id"]}).status_code == 200
+
+
+def test_a_key_is_for_one_way_to_write_the_bytes(client: TestClient, jobs: JobsDouble) -> None:
+    headers = {"Idempotency-Key": "k"}
+    first = client.post(JOBS, json=inline(PNG), headers=headers)
+    assert client.post(JOBS, json=inline(PNG), headers=headers).json() == first.json()
+    assert client.post(JOBS, json=inline(PNG, head=""), headers=headers).json()["error"] == "idempotency_conflict"
+
+
+def test_an_unsupported_inline_file_is_422_and_is_not_stored(client: TestClient, store: LocalStore) -> None:
+    for path in (JOBS, QUOTES):
+        answer = client.post(path, json=inline(b"GIF89a"))
+        assert (answer.status_code, answer.json()["error"]) == (422, "invalid_input")
+        assert "convert it" in fields(answer)["input.referenceImages[0].dataBase64"]["message"]
+    assert list(store.keys()) == []
+
+
+def test_a_mislabelled_inline_file_is_reported(client: TestClient) -> None:
+    answer = client.post(JOBS, json=inline(b"\xff\xd8\xff\xe0"))
+    assert answer.json()["inputAdjustments"] == [
+        {
+            "field": "referenceImages[0].mimeType",
+            "from": "image/png",
+            "to": "image/jpeg",
+            "reason": "the file's content",
+            "at": "submit",
+        }
+    ]
+    assert client.post(f"{JOBS}?strict=1", json=inline(b"\xff\xd8\xff\xe0")).status_code == 422
 
 
 def test_a_live_job_is_read(client: TestClient) -> None:

@@ -15,6 +15,7 @@ from ray.exceptions import ActorDiedError, RayError
 
 from cluster import conversation, dispatcher, fleet, work
 from cluster.dispatcher import Dispatcher, app
+from cluster.seeds import derived
 from cluster.steps import Steps
 from core.database import Database
 from deployments.messages import Call, Faulted, Halted, Message, Progress
@@ -79,6 +80,11 @@ async def dying(call: Call) -> AsyncIterator[Message]:
 async def faulty(call: Call) -> AsyncIterator[Message]:
     yield STARTED
     yield Faulted("non_finite_output", "NaN in the latents", 0.5, recycle=True)
+
+
+async def failing(call: Call) -> AsyncIterator[Message]:
+    yield STARTED
+    yield Faulted("device_lost", "it fell off the bus", 0.5, recycle=True)
 
 
 async def halting(call: Call) -> AsyncIterator[Message]:
@@ -151,7 +157,46 @@ async def test_a_job_is_made_published_and_paid_once(dispatching: Dispatching, d
     assert await money(database, job) == (CREDIT - PRICE, 0)
 
 
+async def test_a_jobs_output_feeds_the_next_job_of_the_same_account(
+    dispatching: Dispatching, database: Database
+) -> None:
+    handle = dispatching.start()
+    first = await ended(database, await submitted(database, POOL, INPUT))
+    url = f"https://api.example.test/objects/{first.outputs[0]['key']}?expires=1&filename=a&signature=old"
+    given = {**INPUT, "referenceImages": [url]}
+    job = await ended(database, await submitted(database, POOL, given, account_id=first.account_id))
+    assert (job.state, job.failure) == ("succeeded", None)
+    assert [stage.name for stage in job.stages] == ["fetch", "qwen-image-edit", "encode", "publish"]
+    (reference,) = handle.streams[1].call.request.references
+    assert (await reference).shape == (64, 64, 3), "a reference, and no pixels, went through the dispatcher"
+
+    stranger = await ended(database, await submitted(database, POOL, given))
+    await database.execute("UPDATE job SET outputs_deleted_at = clock_timestamp() WHERE id = $1", first.id)
+    late = await ended(database, await submitted(database, POOL, given, account_id=first.account_id))
+    for failed, code in ((stranger, "fetch_failed"), (late, "output_expired")):
+        assert failed.failure is not None
+        assert (failed.state, failed.failure["code"], failed.failure["retryable"]) == ("failed", code, False)
+        assert len(failed.attempts) == 1
+    assert await money(database, stranger) == (CREDIT, 0)
+    assert len(handle.streams) == 2
+
+
 async def test_an_engine_that_fails_three_times_fails_the_job_at_no_cost(
+    dispatching: Dispatching, database: Database
+) -> None:
+    handle = dispatching.start(failing)
+    job = await ended(database, await submitted(database, POOL, INPUT))
+    assert job.state == "failed"
+    assert job.failure is not None
+    assert (job.failure["code"], job.failure["retryable"]) == ("device_lost", True)
+    assert "bus" not in job.failure["message"]
+    assert outcomes(job) == ["device_lost"] * 3
+    assert len({stream.call.fence for stream in handle.streams}) == len(handle.streams) == 3
+    assert {stream.call.request.seed for stream in handle.streams} == {INPUT["seed"]}
+    assert await money(database, job) == (CREDIT, 0)
+
+
+async def test_an_output_of_no_use_is_retried_once_with_a_derived_seed_and_then_fails_at_no_cost(
     dispatching: Dispatching, database: Database
 ) -> None:
     handle = dispatching.start(faulty)
@@ -160,9 +205,21 @@ async def test_an_engine_that_fails_three_times_fails_the_job_at_no_cost(
     assert job.failure is not None
     assert (job.failure["code"], job.failure["retryable"]) == ("non_finite_output", True)
     assert "NaN" not in job.failure["message"]
-    assert outcomes(job) == ["non_finite_output"] * 3
-    assert len({stream.call.fence for stream in handle.streams}) == len(handle.streams) == 3
+    assert outcomes(job) == ["non_finite_output", "failed"]
+    assert [stream.call.request.seed for stream in handle.streams] == [7, derived(7, 1)]
     assert await money(database, job) == (CREDIT, 0)
+
+
+async def test_a_derived_seed_is_told_and_survives_a_replica_that_dies(
+    dispatching: Dispatching, database: Database
+) -> None:
+    handle = dispatching.start(in_turn(faulty, dying, painting))
+    job = await ended(database, await submitted(database, POOL, INPUT))
+    assert (job.state, outcomes(job)) == ("succeeded", ["non_finite_output", "replica_died", "succeeded"])
+    assert [stream.call.request.seed for stream in handle.streams] == [7, derived(7, 1), derived(7, 1)]
+    (change,) = job.input_adjustments
+    assert (change["field"], change["from"], change["to"], change["at"]) == ("seed", 7, derived(7, 1), "run")
+    assert await money(database, job) == (CREDIT - PRICE, 0)
 
 
 async def test_a_job_whose_replica_was_killed_succeeds_in_its_second_attempt_at_one_charge(
@@ -224,7 +281,7 @@ async def test_a_job_that_waits_for_the_store_can_be_cancelled_at_once(
     dispatching.start()
     job = await submitted(database, POOL, task="test")
     await tried.wait()
-    await database.execute("SELECT cancel($1, $2)", job.account_id, job.id)
+    await database.execute("SELECT cancel($1, $2, NULL, NULL, NULL)", job.account_id, job.id)
     found = await asyncio.wait_for(ended(database, job), 10)
     assert (found.state, outcomes(found)) == ("cancelled", ["storage_unavailable"])
     assert await money(database, found) == (CREDIT, 0)

@@ -47,7 +47,7 @@ def editor(tiny_edit: Weights) -> QwenImageEdit:
 class TestRun:
     def test_gives_a_picture_of_the_size_asked_for_whatever_the_reference_has(self, editor: QwenImageEdit) -> None:
         result = editor.run(request(), ignore)
-        assert (result.pixels.shape, result.pixels.dtype) == ((96, 64, 3), np.uint8)
+        assert (result.pixels.shape, result.pixels.dtype.name) == ((96, 64, 3), "uint8")
         assert result.pixels.std() > 5
         json.dumps(result.details)
 

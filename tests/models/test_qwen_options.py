@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from pydantic import ValidationError
 
-from models import qwen_image, qwen_setup
+from models import qwen_image
 from models.base import Engine, LoadFailed, Stopped
 from models.qwen_image import ImageRequest, ImageResult, QwenImage
 from models.qwen_options import LONG_STEPS, LORA, STANDARD_STEPS, QwenOptions
@@ -192,7 +192,7 @@ class TestWhatCannotBeHadHere:
     def test_a_missing_package_is_named(
         self, with_lora: Weights, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], package: str
     ) -> None:
-        monkeypatch.setattr(qwen_setup.importlib.util, "find_spec", lambda name: None)
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
         with pytest.raises(LoadFailed, match=f"{package}; install"):
             loaded_with(with_lora, **options)
 
