@@ -89,6 +89,9 @@ class Output(Answer):
     fps: float | None = None
     sample_rate: int | None = None
     faces: int | None = None
+    blurhash: str | None = Field(
+        None, description="Of a picture: some 30 characters to paint a blurred placeholder from (blurha.sh)."
+    )
 
 
 class Failure(Answer):
@@ -269,7 +272,8 @@ def _outputs(services: Services, job: Job, instant: datetime) -> list[Output]:
     found = []
     for record in job.outputs:
         known = {name: value for name, value in record.items() if name != "key"}
-        filename = encode("job", job.id) + PurePosixPath(record["key"]).suffix
+        role = "" if record["role"] == "primary" else f"-{record['role']}"
+        filename = encode("job", job.id) + role + PurePosixPath(record["key"]).suffix
         url = services.store.url(record["key"], expires_at=expires_at, filename=filename) if kept else None
         found.append(Output(**known, url=url, expires_at=expires_at if kept else None, delete_at=delete_at))
     return found

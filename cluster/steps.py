@@ -19,6 +19,7 @@ from ray.exceptions import OutOfMemoryError, RayTaskError, WorkerCrashedError
 
 from cluster import work
 from cluster.conversation import Conversation, JobStopped, ModelResult
+from cluster.work import Decoded
 from core.database import UNAVAILABLE, patiently
 from core.egress import FetchFailed
 from deployments.messages import Call
@@ -49,8 +50,19 @@ class Fetched:
     """A picture in Ray's object store: `pixels` refers to uint8 of shape (height, width, 3)."""
 
     pixels: Any
-    width: int
-    height: int
+    decoded: Decoded
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Its (width, height)."""
+        return self.decoded.width, self.decoded.height
+
+    def adjustments(self, field: str) -> list[dict[str, Any]]:
+        """What was lost when the picture under `field` of the input was decoded."""
+        return [
+            {"field": field, "from": change.from_, "to": change.to, "reason": change.reason, "at": "run"}
+            for change in self.decoded.changes
+        ]
 
 
 class Steps:
@@ -125,14 +137,14 @@ class Steps:
         else:
             key = input_key(reference["sha256"])
         task, place = (work.fetch_image, reference) if key is None else (work.read_image, key)
-        size, pixels = work.remote(task, place, returns=2)
+        seen, pixels = work.remote(task, place, returns=2)
         try:
-            width, height = await self._finished(size)
+            decoded = await self._finished(seen)
         except (MediaError, FetchFailed, StoreUnavailable, StepFailed):
             # Both objects hold the error, and Ray prints every error that nobody looks at.
             await asyncio.gather(_awaited(pixels), return_exceptions=True)
             raise
-        return Fetched(pixels, width, height)
+        return Fetched(pixels, decoded)
 
     async def model(self, pool: str, request: Any) -> ModelResult:
         """Run an engine's request on a replica of `pool`.
@@ -172,10 +184,11 @@ class Steps:
         """
         async with self.stage("publish"):
             folder = f"jobs/{self.lease.job_id}/{self.lease.fence}"
-            return [
-                await self._task(work.publish, f"{folder}/{name}", content, mime_type)
-                for name, (content, mime_type) in files.items()
-            ]
+            named = [(name, mime_type) for name, (_, mime_type) in files.items()]
+            artifacts: list[dict[str, Any]] = await self._task(
+                work.publish, folder, named, *(content for content, _ in files.values())
+            )
+            return artifacts
 
     async def _task(self, function: Callable[..., Any], *arguments: Any) -> Any:
         return await self._finished(work.remote(function, *arguments))

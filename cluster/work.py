@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -12,7 +13,9 @@ import ray
 from core import egress
 from core.addresses import parse_allowed
 from core.settings import Settings
-from media import image
+from media import image, preview
+from media.normalise import Change
+from media.provenance import Recipe
 from storage.factory import open_store
 
 _CPU_SHARE = 0.25
@@ -32,8 +35,17 @@ def remote(function: Callable[..., Any], *arguments: Any, returns: int = 1) -> A
     return _task(function, returns).remote(*arguments)
 
 
-def fetch_image(url: str) -> tuple[tuple[int, int], Any]:
-    """The picture behind a URL: its (width, height), and its pixels, uint8 sRGB of shape (height, width, 3).
+@dataclass(frozen=True)
+class Decoded:
+    """A picture's size in pixels, and what was lost when it was decoded."""
+
+    width: int
+    height: int
+    changes: tuple[Change, ...]
+
+
+def fetch_image(url: str) -> tuple[Decoded, Any]:
+    """The picture behind a URL: what it is, and its pixels, uint8 sRGB of shape (height, width, 3).
 
     Raises:
         FetchFailed: the URL could not be fetched.
@@ -51,7 +63,7 @@ def fetch_image(url: str) -> tuple[tuple[int, int], Any]:
     return _opened(fetched.data)
 
 
-def read_image(key: str) -> tuple[tuple[int, int], Any]:
+def read_image(key: str) -> tuple[Decoded, Any]:
     """The stored picture, as `fetch_image` gives one.
 
     Raises:
@@ -62,22 +74,30 @@ def read_image(key: str) -> tuple[tuple[int, int], Any]:
     return _opened(open_store(Settings(), base_url="").read(key))
 
 
-def _opened(data: bytes) -> tuple[tuple[int, int], Any]:
-    pixels = image.open_image(data).pixels
-    return (pixels.shape[1], pixels.shape[0]), pixels
+def _opened(data: bytes) -> tuple[Decoded, Any]:
+    picture = image.open_image(data)
+    height, width, _ = picture.pixels.shape
+    return Decoded(width, height, picture.changes), picture.pixels
 
 
-def encode_image(result: Any, image_format: image.Format, width: int, height: int) -> bytes:
-    """Encode an engine's picture at the promised canvas."""
-    return image.encode(result.pixels, image_format, size=(width, height))
+def encode_picture(
+    result: Any, image_format: image.Format, size: tuple[int, int], recipe: Recipe
+) -> tuple[bytes, preview.Preview]:
+    """An engine's picture as a file of the promised `size` (width, height), and its preview.
+
+    The file tells its recipe, unless the setting `provenance` is off.
+    """
+    xmp = recipe.as_xmp() if Settings().provenance else None
+    return image.encode(result.pixels, image_format, size=size, xmp=xmp), preview.preview(result.pixels, size)
 
 
-def publish(key: str, content: bytes, mime_type: str) -> dict[str, Any]:
-    """Store `content` under `key`; returns the artifact as jobs record it."""
-    artifact = open_store(Settings(), base_url="").put(key, content, mime_type)
-    return {
-        "key": artifact.key,
-        "mimeType": artifact.mime_type,
-        "bytes": artifact.bytes,
-        "sha256": artifact.sha256,
-    }
+def publish(folder: str, files: Sequence[tuple[str, str]], *contents: bytes) -> list[dict[str, Any]]:
+    """Store each content in `folder` under the name and the MIME type at its place; returns the artifacts, as jobs do."""
+    store = open_store(Settings(), base_url="")
+    artifacts = [
+        store.put(f"{folder}/{name}", content, mime_type)
+        for (name, mime_type), content in zip(files, contents, strict=True)
+    ]
+    return [
+        {"key": each.key, "mimeType": each.mime_type, "bytes": each.bytes, "sha256": each.sha256} for each in artifacts
+    ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from cluster.chains.pictures import delivered
+from cluster.chains.pictures import decoding, delivered
 from cluster.seeds import seed_of
 from cluster.steps import Steps
 from jobs.leases import Outcome
@@ -22,10 +22,12 @@ async def edit(steps: Steps) -> Outcome:
     pictures = await steps.fetch([*([] if source is None else [source]), *given["referenceImages"]])
     width = height = DEFAULT_SIDE
     seed, adjustments = await seed_of(steps)
+    references = pictures if source is None else pictures[1:]
+    adjustments += decoding(references)
     if source is not None:
-        size = pictures[0].width, pictures[0].height
-        width, height = edit_canvas(*size)
-        adjustments += _followed(size, (width, height))
+        width, height = edit_canvas(*pictures[0].size)
+        adjustments += pictures[0].adjustments("sourceImage")
+        adjustments += _followed(pictures[0].size, (width, height))
     (pool,) = TASKS[steps.lease.task].pools(given)
     request = ImageRequest(
         prompt=given["prompt"],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cluster.chains.pictures import delivered
+from cluster.chains.pictures import decoding, delivered
 from cluster.seeds import seed_of
 from cluster.steps import Steps
 from jobs.leases import Outcome
@@ -27,4 +27,6 @@ async def generate(steps: Steps) -> Outcome:
         references=tuple(each.pixels for each in references),
     )
     made = await steps.model(pool, request)
-    return await delivered(steps, made, (given["width"], given["height"]), adjustments=tuple(adjustments))
+    return await delivered(
+        steps, made, (given["width"], given["height"]), adjustments=(*decoding(references), *adjustments)
+    )

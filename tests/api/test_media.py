@@ -18,6 +18,7 @@ from storage import LocalStore
 from tests.api.doubles import OTHER_KEY, THEN, JobsDouble
 
 JOBS, QUOTES = "/api/v1/media/jobs", "/api/v1/media/quotes"
+BLURHASH = "LEHV6nWB2yk8pyo0adR*.7kCMdnj"
 FOX = {"task": "image.generate", "input": {"prompt": "cinematic fox astronaut", "width": 1024, "height": 1024}}
 
 
@@ -387,10 +388,11 @@ def test_a_finished_job_has_one_url_that_works(client: TestClient, jobs: JobsDou
     artifact = store.put("jobs/1/1/image.webp", b"RIFFxxxxWEBP", "image/webp")
     record = {
         "role": "primary", "key": artifact.key, "mimeType": "image/webp", "bytes": artifact.bytes,
-        "sha256": artifact.sha256, "width": 1024, "height": 1024, "newMeasure": 3,
+        "sha256": artifact.sha256, "width": 1024, "height": 1024, "newMeasure": 3, "blurhash": BLURHASH,
     }  # fmt: skip
-    preview = record | {"role": "preview"}
-    job_id = finished(client, jobs, outputs=[record, preview], engine="qwen-image", stand_in=True)
+    thumbnail = record | {"role": "thumbnail"}
+    del thumbnail["blurhash"]
+    job_id = finished(client, jobs, outputs=[record, thumbnail], engine="qwen-image", stand_in=True)
     answer = client.get(JOBS, params={"jobId": job_id})
     job = answer.json()
     assert "retry-after" not in answer.headers
@@ -398,6 +400,7 @@ def test_a_finished_job_has_one_url_that_works(client: TestClient, jobs: JobsDou
     output = job["outputs"][0]
     assert "key" not in output
     assert (output["width"], output["newMeasure"], output["role"]) == (1024, 3, "primary")
+    assert output["blurhash"] == BLURHASH
     assert "durationSeconds" not in output
     assert output["deleteAt"] > output["expiresAt"]
     assert job["downloadableOutputUrls"] == [output["url"]]
@@ -405,6 +408,9 @@ def test_a_finished_job_has_one_url_that_works(client: TestClient, jobs: JobsDou
     file = client.get(output["url"], headers={"x-api-key": ""})
     assert (file.status_code, file.content) == (200, b"RIFFxxxxWEBP")
     assert file.headers["content-disposition"] == f'attachment; filename="{job_id}.webp"'
+    small = client.get(job["outputs"][1]["url"], headers={"x-api-key": ""})
+    assert small.headers["content-disposition"] == f'attachment; filename="{job_id}-thumbnail.webp"'
+    assert "blurhash" not in job["outputs"][1]
 
 
 @pytest.mark.parametrize("late", [{"finished_at": now() - timedelta(days=8)}, {"outputs_deleted_at": now()}])

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import math
+import re
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -18,12 +20,14 @@ from cluster.dispatcher import Dispatcher, app
 from cluster.seeds import derived
 from cluster.steps import Steps
 from core.database import Database
+from core.settings import Settings
 from deployments.messages import Call, Faulted, Halted, Message, Progress
 from jobs import leases
 from jobs.leases import Leases, Outcome
 from jobs.models import Job
 from media.errors import InvalidMedia
-from storage import StoreUnavailable
+from storage import StoreUnavailable, open_store
+from tasks.registry import TASKS
 from tests.cluster.doubles import (
     RELEASED,
     STARTED,
@@ -148,8 +152,12 @@ async def test_a_job_is_made_published_and_paid_once(dispatching: Dispatching, d
     dispatching.start()
     job = await ended(database, await submitted(database, POOL, INPUT))
     assert (job.state, job.progress, job.failure) == ("succeeded", 1.0, None)
-    (output,) = job.outputs
-    assert (output["role"], output["mimeType"], output["width"], output["height"]) == ("primary", "image/webp", 64, 64)
+    assert [(each["role"], each["mimeType"], each["width"], each["height"]) for each in job.outputs] == [
+        ("primary", "image/webp", 64, 64),
+        ("thumbnail", "image/webp", 64, 64),
+    ]
+    assert len(job.outputs[0]["blurhash"]) == 28
+    assert "blurhash" not in job.outputs[1]
     assert (job.engine, job.weights_digest, job.stand_in) == ("double", "sha256:00", True)
     assert job.upstream == {"seed": 7}
     assert [stage.name for stage in job.stages] == [POOL, "encode", "publish"]
@@ -179,6 +187,21 @@ async def test_a_jobs_output_feeds_the_next_job_of_the_same_account(
         assert len(failed.attempts) == 1
     assert await money(database, stranger) == (CREDIT, 0)
     assert len(handle.streams) == 2
+
+
+async def test_its_picture_tells_its_recipe_and_not_its_prompt(dispatching: Dispatching, database: Database) -> None:
+    dispatching.start()
+    job = await ended(database, await submitted(database, POOL, INPUT))
+    content = open_store(Settings(), base_url="").read(job.outputs[0]["key"])
+    recipe = re.search(rb"<killatamata:Recipe>(.*)</killatamata:Recipe>", content)
+    assert recipe is not None
+    told = json.loads(recipe[1])
+    assert (told["task"], told["engine"], told["weightsDigest"], told["standIn"]) == (
+        job.task, job.engine, job.weights_digest, True,
+    )  # fmt: skip
+    assert (told["seed"], told["effectiveInputSha256"]) == (7, TASKS[job.task].hash_input(INPUT, seed_drawn=False))
+    assert b"a fox" not in content
+    assert str(job.id).encode() not in content
 
 
 async def test_an_engine_that_fails_three_times_fails_the_job_at_no_cost(
@@ -247,7 +270,7 @@ async def test_waiting_for_a_replica_is_no_attempt(
     assert outcomes(job) == ["succeeded"]
 
 
-def refusing(key: str, content: bytes, mime_type: str) -> dict[str, Any]:
+def refusing(folder: str, files: list[tuple[str, str]], *contents: bytes) -> list[dict[str, Any]]:
     raise StoreUnavailable("SlowDown", "wait")
 
 

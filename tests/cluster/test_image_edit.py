@@ -130,6 +130,17 @@ async def test_the_source_comes_first_and_pixels_travel_by_reference(edit: Edit,
     assert [(await each).shape for each in request.references] == [(32, 64, 3), (16, 16, 3), (8, 8, 3)]
 
 
+async def test_what_was_lost_in_decoding_is_told_at_its_place(edit: Edit) -> None:
+    clear = io.BytesIO()
+    Image.new("RGBA", (512, 512), (9, 9, 9, 9)).save(clear, "PNG")
+    digest = hashlib.sha256(clear.getvalue()).hexdigest()
+    open_store(Settings(), Settings().base_url).put(f"in/{digest}", clear.getvalue(), "image/png")
+    see_through = {"sha256": digest, "mimeType": "image/png", "bytes": len(clear.getvalue())}
+    outcome = await edit(see_through, stored(8, 8), see_through)
+    assert sorted(change["field"] for change in outcome.adjustments) == ["referenceImages[1]", "sourceImage"]
+    assert {(change["to"], change["at"]) for change in outcome.adjustments} == {("laid on white", "run")}
+
+
 async def test_references_alone_give_a_square(edit: Edit, handle: HandleDouble) -> None:
     outcome = await edit(None, stored(64, 32))
     assert (outcome.outputs[0]["width"], outcome.outputs[0]["height"]) == (1024, 1024)

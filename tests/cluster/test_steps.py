@@ -33,6 +33,7 @@ from jobs.artifacts import Artifacts, FileGone, NoSuchFile
 from jobs.leases import Leases
 from jobs.models import Lease
 from media.errors import InvalidMedia, UnsupportedMedia
+from media.provenance import Recipe
 from storage import Store, StoreUnavailable, open_store
 from tests.cluster.doubles import STARTED, HandleDouble, finished, success
 from tests.leasing import cancelled, job_of, leased, new_pool, session, until_true
@@ -106,7 +107,7 @@ def publish_nowhere(port: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in there.items():
             patch.setenv(f"KILLATAMATA_S3_{name}", value)
-        work.publish("jobs/a/1/image.webp", b"picture", "image/webp")
+        work.publish("jobs/a/1", [("image.webp", "image/webp")], b"picture")
 
 
 def complaining() -> None:
@@ -122,7 +123,7 @@ async def test_references_are_fetched_from_urls_and_from_the_store_in_order(
     stored = {"sha256": digest, "mimeType": "image/png", "bytes": len(green)}
     found = await under.fetch([f"{web}/red.png", stored, f"{web}/blue.png"])
     assert all(isinstance(each.pixels, ray.ObjectRef) for each in found), "no pixels pass through this process"
-    assert [(each.width, each.height) for each in found] == [(24, 16)] * 3
+    assert [each.size for each in found] == [(24, 16)] * 3
     pictures = [await each.pixels for each in found]
     assert [tuple(int(part) for part in picture[0, 0]) for picture in pictures] == [
         (200, 30, 30),
@@ -209,18 +210,25 @@ async def test_an_image_is_encoded_published_and_hashed(
     class Made:
         pixels = np.full((64, 64, 3), 90, dtype=np.uint8)
 
-    content = await under.cpu("encode", work.encode_image, Made(), "png", 96, 32)
+    recipe = Recipe(task="t", engine="e", weights_digest="d", stand_in=True, seed=1, input_sha256="0")
+    content, small = await under.cpu("encode", work.encode_picture, Made(), "png", (96, 32), recipe)
     with Image.open(io.BytesIO(content)) as picture:
         assert (picture.size, picture.format) == ((96, 32), "PNG")
-    (artifact,) = await under.publish({"image.png": (content, "image/png")})
-    key = f"jobs/{under.lease.job_id}/{under.lease.fence}/image.png"
-    assert artifact == {
-        "key": key,
-        "mimeType": "image/png",
-        "bytes": len(content),
-        "sha256": hashlib.sha256(content).hexdigest(),
-    }
-    assert open_store(Settings(), base_url="").read(key) == content
+    artifacts = await under.publish(
+        {"image.png": (content, "image/png"), "thumbnail.webp": (ray.put(small.content), "image/webp")}
+    )
+    folder = f"jobs/{under.lease.job_id}/{under.lease.fence}"
+    for name, kind, stored, artifact in (
+        ("image.png", "image/png", content, artifacts[0]),
+        ("thumbnail.webp", "image/webp", small.content, artifacts[1]),
+    ):
+        assert artifact == {
+            "key": f"{folder}/{name}",
+            "mimeType": kind,
+            "bytes": len(stored),
+            "sha256": hashlib.sha256(stored).hexdigest(),
+        }
+        assert open_store(Settings(), base_url="").read(f"{folder}/{name}") == stored
     stages = (await job_of(cluster_database, under.lease)).stages
     assert [(stage.name, stage.gpu_seconds) for stage in stages] == [("encode", 0.0), ("publish", 0.0)]
     assert all(stage.ended_at is not None and stage.ended_at > stage.started_at for stage in stages)
