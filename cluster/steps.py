@@ -27,6 +27,7 @@ from jobs.artifacts import Artifacts
 from jobs.inputs import input_key
 from jobs.leases import Leases
 from jobs.models import Lease
+from media import preview
 from media.errors import MediaError
 from media.image import MAX_BYTES
 from models.base import SPOILT
@@ -161,6 +162,7 @@ class Steps:
                 return await conversation.hold(
                     Call(self.lease.job_id, self.lease.fence, request),
                     lambda share: self._progress(share * _MODEL_SHARE),
+                    self._preview,
                 )
             finally:
                 spent["gpu_seconds"] = conversation.gpu_seconds
@@ -221,6 +223,11 @@ class Steps:
         self._progress_at = time.monotonic()
         with contextlib.suppress(*UNAVAILABLE):
             if not await self._leases.progress(self.lease, fraction):
+                raise LeaseLost
+
+    async def _preview(self, content: bytes) -> None:
+        with contextlib.suppress(*UNAVAILABLE):
+            if not await self._leases.preview(self.lease, preview.MIME_TYPE, content):
                 raise LeaseLost
 
 

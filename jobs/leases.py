@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -120,6 +121,13 @@ class Leases:
         """Note progress (0…1), at most twice a second per job; False when the fence is late."""
         return bool(
             await self._database.fetch_value("SELECT job_progress($1, $2, $3)", lease.job_id, lease.fence, fraction)
+        )
+
+    async def preview(self, lease: Lease, mime_type: str, content: bytes) -> bool:
+        """Show a small picture of what there is so far (a few kilobytes, now and then); False when the fence is late."""
+        shown = {"mimeType": mime_type, "dataBase64": base64.b64encode(content).decode()}
+        return bool(
+            await self._database.fetch_value("SELECT job_preview($1, $2, $3)", lease.job_id, lease.fence, shown)
         )
 
     async def stage_begin(self, lease: Lease, name: str) -> bool:

@@ -24,6 +24,7 @@ MULTIPLE = 16
 MAX_PROMPT_TOKENS = 1000
 """The longest prompt; the pipeline holds 1024 tokens with the template's own."""
 PREVIEW_SECONDS = 2.0
+"""Until the first preview; each further one comes after twice the time, so that a run of any length has a few."""
 
 _PIPELINE_TOKENS = 1024
 _COMPILED_STEP_LIMIT_SECONDS = 180.0
@@ -138,18 +139,18 @@ class QwenImage(Engine[ImageRequest, ImageResult]):
             adjustments.append(_adjustment("negativePrompt", negative, "", "this model is distilled and takes none"))
         cached = qwen_setup.cache_for(pipeline.transformer, self.options.cache, steps)
         marks = [time.perf_counter()]
-        shown_at = marks[0]
+        show_after = PREVIEW_SECONDS
 
         def step_ended(_pipeline: Any, index: int, _timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-            nonlocal shown_at
+            nonlocal show_after
             latents = tensors["latents"]
             # Reading the answer also waits for the device: without it, the host runs steps ahead of the GPU, progress
             # would be early and a stopped run would leave work behind.
             if not bool(torch.isfinite(latents).all()):
                 raise NonFiniteOutput(f"The latents are not finite after step {index + 1} of {steps}.")
             marks.append(time.perf_counter())
-            if self.options.previews and index + 1 < steps and marks[-1] - shown_at >= PREVIEW_SECONDS:
-                shown_at = marks[-1]
+            if self.options.previews and index + 1 < steps and marks[-1] - marks[0] >= show_after:
+                show_after = 2 * (marks[-1] - marks[0])
                 on_step(index + 1, steps, preview(latents, request.width, request.height))
             else:
                 on_step(index + 1, steps)

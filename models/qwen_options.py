@@ -61,7 +61,7 @@ class QwenOptions(EngineOptions):
         "device", description="offload: kept in host memory and streamed to the device layer by layer for each prompt."
     )
     true_cfg_scale: float = Field(4.0, ge=1, le=20, description="Guidance; 1 is off. The model card's value is 4.")
-    previews: bool = Field(True, description="Send a small picture of the state every two seconds.")
+    previews: bool = Field(True, description="Send a small picture of the state after 2 s, 4 s, 8 s, …")
     reference_pixels: int = Field(
         1024 * 1024, ge=MIN_REFERENCE_PIXELS, le=2048 * 2048, description="Edit: each picture's area for the VAE."
     )

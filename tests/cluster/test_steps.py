@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import hashlib
 import io
 import os
@@ -286,6 +287,23 @@ async def test_the_model_step_notes_gpu_seconds_and_progress(
     job = await job_of(cluster_database, under.lease)
     assert [(stage.name, stage.gpu_seconds) for stage in job.stages] == [("qwen-image", 1.5)]
     assert 0 < job.progress < 1
+
+
+async def test_what_the_engine_shows_on_its_way_is_an_event(
+    under: Steps, cluster_database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def showing(call: Call) -> AsyncIterator[Message]:
+        yield STARTED
+        yield Progress(1, 3, b"small picture")
+        yield Progress(2, 3)
+        yield finished()
+
+    monkeypatch.setattr("cluster.conversation.serve.get_app_handle", HandleDouble(showing))
+    await under.model("pool", "request")
+    (shown,) = await cluster_database.fetch(
+        "SELECT data FROM event WHERE job_id = $1 AND type = 'preview'", under.lease.job_id
+    )
+    assert base64.b64decode(shown["data"]["preview"]["dataBase64"]) == b"small picture"
 
 
 async def test_progress_is_written_at_most_twice_a_second_and_never_falls(
