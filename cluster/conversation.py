@@ -77,8 +77,15 @@ class Conversation:
         self._last_step: int | None = None
         self._stop_by = math.inf
 
-    async def hold(self, call: Call, on_progress: Callable[[float], Awaitable[None]]) -> ModelResult:
+    async def hold(
+        self,
+        call: Call,
+        on_progress: Callable[[float], Awaitable[None]],
+        on_preview: Callable[[bytes], Awaitable[None]] | None = None,
+    ) -> ModelResult:
         """Say `call` and listen; `on_progress` is told the share that is done (0…1), and may end the call by raising.
+
+        `on_preview` is given a small WebP file of what there is so far, when the engine sends one.
 
         Raises:
             JobStopped: the permit was lost, or `stop` was set.
@@ -103,6 +110,8 @@ class Conversation:
                     if time.monotonic() > self._stop_by:
                         raise JobStopped(self._last_step)
                     await on_progress(message.step / message.total)
+                    if message.preview is not None and on_preview is not None:
+                        await on_preview(message.preview)
                 else:
                     return self._concluded(message)
                 pending = asyncio.ensure_future(anext(stream))

@@ -37,6 +37,7 @@ from jobs.models import Failure, Lease
 from jobs.run_times import RunTimeLog
 from jobs.wakeup import CHANNEL, STOP_CHANNEL, Wakeup
 from media.errors import MediaError
+from models.base import SPOILT
 from storage import StoreUnavailable, open_store
 from tasks.registry import TASKS
 
@@ -54,6 +55,9 @@ _UNAVAILABLE_SECONDS = 5.0
 _STORE_AWAY_SECONDS = 30.0
 """A job starts twenty times at most: so it outlives ten minutes without a store. Its slot in the pool waits with it."""
 _ELECTION_LOCK = 0x6B7402
+_SPOILT_TWICE = (
+    "The model's output was unusable (not finite, blank or frozen), even with another seed; nothing was charged."
+)
 _STEP_FAILED = "A step of this job failed on our side again and again"
 
 
@@ -261,6 +265,9 @@ class Dispatcher:
             return partial(leases.settle, lease, "failed", Outcome(), failure)
         except EngineFailed as fault:
             log.warning("the engine failed", job=str(lease.job_id), code=fault.code, error=str(fault))
+            if fault.code in SPOILT and await steps.spoilt():
+                failure = Failure(fault.code, _SPOILT_TWICE, retryable=True)
+                return partial(leases.settle, lease, "failed", Outcome(), failure)
             await asyncio.sleep(_RECYCLE_SECONDS if fault.recycle else 0)
             return self._attempt_failed(lease, fault.code, "The model failed on this input again and again")
         except RayActorError:

@@ -22,7 +22,7 @@ from core.errors import OperatorError
 from core.log import logger
 from deployments.replica import ReplicaArgs
 from jobs import leases, pools
-from models.registry import ENGINES
+from models.registry import ENGINES, engine
 
 log = logger(__name__)
 
@@ -76,9 +76,25 @@ def load(name: str) -> Fleet:
             raise BadFleet(
                 f"fleet {name!r}: pool {args.pool!r} wants engine {args.engine!r}; use one of {', '.join(sorted(ENGINES))}"
             )
+        _check_engine(name, schema, args)
     if DISPATCHER not in {app.name for app in schema.applications}:
         raise BadFleet(f"fleet {name!r} has no application {DISPATCHER!r}")
     return Fleet(name, schema, frozenset(found))
+
+
+def _check_engine(name: str, schema: ServeDeploySchema, args: ReplicaArgs) -> None:
+    try:
+        needed = engine(args.engine, args.options).peak_ram_bytes
+    except ValueError as error:
+        raise BadFleet(f"fleet {name!r}: the options of pool {args.pool!r} are wrong: {error}") from None
+    for deployment in next(app for app in schema.applications if app.name == args.pool).deployments:
+        declared = deployment.ray_actor_options
+        memory = getattr(declared, "memory", None)
+        if memory and memory < needed:
+            raise BadFleet(
+                f"fleet {name!r}: pool {args.pool!r} declares {memory / 1e9:g} GB of memory; "
+                f"{args.engine} takes {needed / 1e9:g} GB without its weights"
+            )
 
 
 async def apply(fleet: Fleet, database: Database, *, timeout_s: float = 120) -> None:

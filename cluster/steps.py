@@ -11,6 +11,7 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -18,6 +19,7 @@ from ray.exceptions import OutOfMemoryError, RayTaskError, WorkerCrashedError
 
 from cluster import work
 from cluster.conversation import Conversation, JobStopped, ModelResult
+from cluster.work import Decoded
 from core.database import UNAVAILABLE, patiently
 from core.egress import FetchFailed
 from deployments.messages import Call
@@ -25,8 +27,10 @@ from jobs.artifacts import Artifacts
 from jobs.inputs import input_key
 from jobs.leases import Leases
 from jobs.models import Lease
+from media import preview
 from media.errors import MediaError
 from media.image import MAX_BYTES
+from models.base import SPOILT
 from storage import StoreUnavailable
 
 _PROGRESS_SECONDS = 0.5
@@ -40,6 +44,26 @@ class LeaseLost(Exception):
 
 class StepFailed(Exception):
     """A small step broke on our side; the attempt counts."""
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """A picture in Ray's object store: `pixels` refers to uint8 of shape (height, width, 3)."""
+
+    pixels: Any
+    decoded: Decoded
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Its (width, height)."""
+        return self.decoded.width, self.decoded.height
+
+    def adjustments(self, field: str) -> list[dict[str, Any]]:
+        """What was lost when the picture under `field` of the input was decoded."""
+        return [
+            {"field": field, "from": change.from_, "to": change.to, "reason": change.reason, "at": "run"}
+            for change in self.decoded.changes
+        ]
 
 
 class Steps:
@@ -61,6 +85,10 @@ class Steps:
         """Return when `stop` is called, after `patience_s` seconds at the latest."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._stop.wait(), patience_s)
+
+    async def spoilt(self) -> int:
+        """How many earlier attempts of this job made what is of no use to anybody."""
+        return await patiently(lambda: self._leases.count_ended(self.lease, SPOILT)) if self.lease.fence > 1 else 0
 
     @asynccontextmanager
     async def stage(self, name: str) -> AsyncIterator[dict[str, float]]:
@@ -102,7 +130,7 @@ class Steps:
         async with self.stage("fetch"):
             return [await self._picture(reference) for reference in references]
 
-    async def _picture(self, reference: str | Mapping[str, Any]) -> Any:
+    async def _picture(self, reference: str | Mapping[str, Any]) -> Fetched:
         key: str | None
         if isinstance(reference, str):
             found = await self._artifacts.locate(self.lease.account_id, reference, max_bytes=MAX_BYTES)
@@ -110,14 +138,14 @@ class Steps:
         else:
             key = input_key(reference["sha256"])
         task, place = (work.fetch_image, reference) if key is None else (work.read_image, key)
-        size, pixels = work.remote(task, place, returns=2)
+        seen, pixels = work.remote(task, place, returns=2)
         try:
-            await self._finished(size)
+            decoded = await self._finished(seen)
         except (MediaError, FetchFailed, StoreUnavailable, StepFailed):
             # Both objects hold the error, and Ray prints every error that nobody looks at.
             await asyncio.gather(_awaited(pixels), return_exceptions=True)
             raise
-        return pixels
+        return Fetched(pixels, decoded)
 
     async def model(self, pool: str, request: Any) -> ModelResult:
         """Run an engine's request on a replica of `pool`.
@@ -134,6 +162,7 @@ class Steps:
                 return await conversation.hold(
                     Call(self.lease.job_id, self.lease.fence, request),
                     lambda share: self._progress(share * _MODEL_SHARE),
+                    self._preview,
                 )
             finally:
                 spent["gpu_seconds"] = conversation.gpu_seconds
@@ -194,6 +223,11 @@ class Steps:
         self._progress_at = time.monotonic()
         with contextlib.suppress(*UNAVAILABLE):
             if not await self._leases.progress(self.lease, fraction):
+                raise LeaseLost
+
+    async def _preview(self, content: bytes) -> None:
+        with contextlib.suppress(*UNAVAILABLE):
+            if not await self._leases.preview(self.lease, preview.MIME_TYPE, content):
                 raise LeaseLost
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -13,6 +14,7 @@ from core import egress
 from core.addresses import parse_allowed
 from core.settings import Settings
 from media import image, preview
+from media.normalise import Change
 from media.provenance import Recipe
 from storage.factory import open_store
 
@@ -33,8 +35,17 @@ def remote(function: Callable[..., Any], *arguments: Any, returns: int = 1) -> A
     return _task(function, returns).remote(*arguments)
 
 
-def fetch_image(url: str) -> tuple[tuple[int, int], Any]:
-    """The picture behind a URL: its (width, height), and its pixels, uint8 sRGB of shape (height, width, 3).
+@dataclass(frozen=True)
+class Decoded:
+    """A picture's size in pixels, and what was lost when it was decoded."""
+
+    width: int
+    height: int
+    changes: tuple[Change, ...]
+
+
+def fetch_image(url: str) -> tuple[Decoded, Any]:
+    """The picture behind a URL: what it is, and its pixels, uint8 sRGB of shape (height, width, 3).
 
     Raises:
         FetchFailed: the URL could not be fetched.
@@ -52,7 +63,7 @@ def fetch_image(url: str) -> tuple[tuple[int, int], Any]:
     return _opened(fetched.data)
 
 
-def read_image(key: str) -> tuple[tuple[int, int], Any]:
+def read_image(key: str) -> tuple[Decoded, Any]:
     """The stored picture, as `fetch_image` gives one.
 
     Raises:
@@ -63,9 +74,10 @@ def read_image(key: str) -> tuple[tuple[int, int], Any]:
     return _opened(open_store(Settings(), base_url="").read(key))
 
 
-def _opened(data: bytes) -> tuple[tuple[int, int], Any]:
-    pixels = image.open_image(data).pixels
-    return (pixels.shape[1], pixels.shape[0]), pixels
+def _opened(data: bytes) -> tuple[Decoded, Any]:
+    picture = image.open_image(data)
+    height, width, _ = picture.pixels.shape
+    return Decoded(width, height, picture.changes), picture.pixels
 
 
 def encode_picture(

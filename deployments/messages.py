@@ -33,10 +33,11 @@ class Started:
 
 @dataclass(frozen=True)
 class Progress:
-    """Step `step` of `total` is done."""
+    """Step `step` of `total` is done; `preview` is a small WebP file of what there is so far, now and then."""
 
     step: int
     total: int
+    preview: bytes | None = None
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,8 @@ from jobs.permits import Permit
 from jobs.wakeup import STOP_CHANNEL
 from models.base import Engine, EngineFault, Stopped
 from models.registry import engine as make_engine
-from models.weights import resolve
+from models.runtime import limit_memory
+from models.weights import Weights, resolve
 
 log = logger(__name__)
 
@@ -50,6 +51,10 @@ class ReplicaArgs(BaseModel):
     device: str = Field("cpu", description="A torch device.")
     canvas_cap: int | None = Field(None, alias="canvasCap", ge=64 * 64, description="Stand-in: most pixels worked on.")
     step_cap: int | None = Field(None, alias="stepCap", ge=2, description="Stand-in: most steps.")
+    options: dict[str, Any] = Field(default={}, description="The engine's own options, as its module names them.")
+    vram_gib: float | None = Field(
+        None, alias="vramGiB", gt=0, description="Most GiB that it may take of the accelerator's memory; None: all."
+    )
     stand_in: bool = Field(False, alias="standIn", description="True: not the production weights.")
 
 
@@ -61,8 +66,10 @@ class Replica:
         self._settings = Settings()
         configure(self._settings.log_level, json=self._settings.log_json)
         self._caps = Caps(args.canvas_cap, args.step_cap)
-        self._weights = resolve(args.weights, self._settings.root / "weights")
-        self._engine: Engine[Any, Any] = make_engine(args.engine)
+        self._engine: Engine[Any, Any] = make_engine(args.engine, args.options)
+        self._weights = _weights(args.weights, self._engine, self._settings)
+        if args.vram_gib is not None:
+            limit_memory(args.device, args.vram_gib)
         self._engine.load(self._weights, args.device)
         self._name = ray.get_runtime_context().get_actor_name() or "local"
         self._lock = asyncio.Lock()
@@ -177,11 +184,11 @@ class Replica:
         deadline = self._engine.deadline_s(request)
         started = self._moved_at = time.monotonic()
 
-        def on_step(step: int, total: int) -> None:
+        def on_step(step: int, total: int, preview: bytes | None = None, /) -> None:
             self._moved_at = time.monotonic()
             if stop.is_set():
                 raise Stopped(step)
-            loop.call_soon_threadsafe(messages.put_nowait, Progress(step, total))
+            loop.call_soon_threadsafe(messages.put_nowait, Progress(step, total, preview))
 
         work = loop.run_in_executor(None, self._engine.run, request, on_step)
         done, _ = await asyncio.wait({work}, timeout=deadline)
@@ -198,6 +205,14 @@ class Replica:
             log.exception("the engine failed", job=str(call.job_id))
             return Faulted("engine_error", f"{type(error).__name__} in the engine", spent, recycle=False)
         return Finished(ray.put(result), spent, result.details)
+
+
+def _weights(reference: str, engine: Engine[Any, Any], settings: Settings) -> Weights:
+    cache = settings.root / "weights"
+    weights = resolve(reference, cache)
+    for name, addition in engine.options.additions().items():
+        weights = weights.with_addition(name, resolve(addition.weights, cache, file=addition.file))
+    return weights
 
 
 async def with_objects(request: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -137,6 +138,13 @@ class Leases:
         """Note progress (0…1), at most twice a second per job; False when the fence is late."""
         return bool(await self._write("SELECT job_progress($1, $2, $3)", lease, fraction))
 
+    async def preview(self, lease: Lease, mime_type: str, content: bytes) -> bool:
+        """Show a small picture of what there is so far (a few kilobytes, now and then); False when the fence is late."""
+        shown = {"mimeType": mime_type, "dataBase64": base64.b64encode(content).decode()}
+        return bool(
+            await self._database.fetch_value("SELECT job_preview($1, $2, $3)", lease.job_id, lease.fence, shown)
+        )
+
     async def stage_begin(self, lease: Lease, name: str) -> bool:
         """Note that a step begins; False when the fence is late."""
         return bool(await self._write("SELECT stage_begin($1, $2, $3)", lease, name))
@@ -196,6 +204,16 @@ class Leases:
         fault = failure.as_json() if failure else None
         ended: Ended = await self._write("SELECT settle($1, $2, $3, $4, $5)", lease, state, outcome.as_json(), fault)
         return ended
+
+    async def count_ended(self, lease: Lease, outcomes: Iterable[str]) -> int:
+        """How many earlier attempts of the job ended in one of `outcomes`."""
+        count: int = await self._database.fetch_value(
+            "SELECT count(*) FROM attempt WHERE job_id = $1 AND fence < $2 AND outcome = ANY ($3)",
+            lease.job_id,
+            lease.fence,
+            list(outcomes),
+        )
+        return count
 
     async def stop_requested(self, session: int) -> list[tuple[UUID, int]]:
         """The session's running jobs that were asked to stop, each with its fence."""

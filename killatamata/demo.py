@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import hashlib
 import json
 import re
 from collections.abc import Mapping
 from datetime import datetime
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +20,25 @@ from killatamata import show
 from killatamata.client import Client
 from killatamata.stack import Ready
 
+
+def _photograph(name: str) -> dict[str, str]:
+    content = (files("killatamata") / "photographs" / name).read_bytes()
+    return {"dataBase64": base64.b64encode(content).decode(), "mimeType": "image/jpeg"}
+
+
 EXAMPLES: Mapping[str, tuple[tuple[str, dict[str, Any]], ...]] = {
     "image": (
         (
             "image.generate",
             {"prompt": "cinematic fox astronaut", "width": 512, "height": 512, "seed": 424242},
+        ),
+        (
+            "image.edit",
+            {
+                "prompt": "turn this scene into a dramatic noir poster",
+                "sourceImage": _photograph("coffee.jpg"),
+                "seed": 424242,
+            },
         ),
     ),
 }
@@ -80,16 +96,16 @@ async def _one(client: Client, bars: Progress, task: str, given: dict[str, Any],
 
 async def downloaded(client: Client, job: Mapping[str, Any], out: Path) -> list[Path]:
     """Every output of a finished job, checked, as `<out>/<task>-<end of the job's id>[-<role>].<ending>`."""
-    files = []
+    paths = []
     for output in job["outputs"]:
         kind = output["mimeType"].rpartition("/")[2]
         role = "" if output["role"] == "primary" else f"-{output['role']}"
         name = f"{job['task']}-{job['jobId'][-8:]}{role}.{_ENDINGS.get(kind, kind)}"
-        files.append(await client.download(output, out / re.sub(r"[^A-Za-z0-9._-]", "_", name)))
-    return files
+        paths.append(await client.download(output, out / re.sub(r"[^A-Za-z0-9._-]", "_", name)))
+    return paths
 
 
-def summarised(job: Mapping[str, Any], files: list[Path]) -> dict[str, Any]:
+def summarised(job: Mapping[str, Any], paths: list[Path]) -> dict[str, Any]:
     """The job as `summary.json` has it."""
     seconds = (_instant(job["finishedAt"]) - _instant(job["createdAt"])).total_seconds()
     return {
@@ -109,7 +125,7 @@ def summarised(job: Mapping[str, Any], files: list[Path]) -> dict[str, Any]:
                 "bytes": path.stat().st_size,
                 "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
             }
-            for path, output in zip(files, job["outputs"], strict=True)
+            for path, output in zip(paths, job["outputs"], strict=True)
         ],
     }
 

@@ -7,8 +7,11 @@ wish to stop comes in through one callback, faults go out as one exception class
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import TYPE_CHECKING, ClassVar, Generic, Literal, TypeVar
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Protocol, TypeVar
+
+from pydantic import BaseModel, ConfigDict
+from pydantic.alias_generators import to_camel
 
 if TYPE_CHECKING:
     from models.weights import Weights
@@ -16,8 +19,16 @@ if TYPE_CHECKING:
 RequestT = TypeVar("RequestT")
 ResultT = TypeVar("ResultT")
 
-OnStep = Callable[[int, int], None]
-"""`on_step(step, total)`: called after each finished step, `step` from 1 to `total`; raises `Stopped` to end the run."""
+
+class OnStep(Protocol):
+    """Called after each finished step, `step` from 1 to `total`; raises `Stopped` to end the run.
+
+    `preview` is a small WebP file of what there is so far, at steps that give one.
+    """
+
+    def __call__(self, step: int, total: int, preview: bytes | None = None, /) -> None:
+        """Note the step."""
+
 
 Cancel = Literal["step", "stage", "kill"]
 """Where a run can be stopped: at the next step, at the end of its stage, or only by ending the process."""
@@ -90,24 +101,66 @@ class BlankOutput(EngineFault):
     recycle = True
 
 
+class FrozenOutput(EngineFault):
+    """Every frame of the clip is the same, or the sound is silence throughout."""
+
+    code = "frozen_output"
+    recycle = True
+
+
+SPOILT: frozenset[str] = frozenset({NonFiniteOutput.code, BlankOutput.code, FrozenOutput.code})
+"""Codes of what came out and is of no use to anybody: the same seed would give it again."""
+
+
+class EngineOptions(BaseModel):
+    """How a fleet wants an engine to run: the `options` of its pool. Each engine has a subclass of its own."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, alias_generator=to_camel, populate_by_name=True)
+
+    def additions(self) -> Mapping[str, Addition]:
+        """Weights that the options need beside the engine's own, by the name under which `load` looks for them."""
+        return {}
+
+
+class Addition(BaseModel):
+    """Further weights: a reference of models.weights, and the one file of it that is wanted (None: all)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    weights: str
+    file: str | None = None
+
+
 class Engine(ABC, Generic[RequestT, ResultT]):
     """One model family, runnable. Not re-entrant: the replica gives it one request at a time."""
 
+    Options: ClassVar[type[EngineOptions]] = EngineOptions
+    """What a fleet may choose."""
     name: ClassVar[str]
     """The engine's name in fleets, job records and metrics."""
     cancel: ClassVar[Cancel]
     """Where `on_step` may end a run."""
-    step_limit_s: ClassVar[float]
+    step_limit_s: float
     """Seconds; the longest time between two calls of `on_step`, or between one and the run's start or end."""
     peak_ram_bytes: ClassVar[int]
     """Host memory of a process that runs the engine with weights of negligible size."""
 
-    @abstractmethod
-    def load(self, weights: Weights, device: str) -> None:
-        """Make the engine ready on `device` (`cpu`, `cuda`, `cuda:1`). Never uses the network.
+    def __init__(self, options: Mapping[str, Any] | None = None) -> None:
+        """Without weights.
 
         Raises:
-            LoadFailed: the weights do not fit the engine, or the device is not there.
+            ValidationError: `options` are not those of `Options`.
+        """
+        self.options: Any = self.Options.model_validate(options or {})
+
+    @abstractmethod
+    def load(self, weights: Weights, device: str) -> None:
+        """Make the engine ready on `device` (`cpu`, `cuda`, `cuda:1`), with all that its options ask for.
+
+        Uses the network only where an option says so.
+
+        Raises:
+            LoadFailed: the weights do not fit the engine, the device is not there, or an option cannot be had here.
             OutOfMemory: they do not fit the device.
         """
 

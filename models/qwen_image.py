@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from models import qwen_setup
 from models.base import BlankOutput, Engine, EngineFault, LoadFailed, NonFiniteOutput, NotReady, OnStep
-from models.runtime import dtype_for, named_faults, silence_progress_bars
+from models.qwen_options import LONG_STEPS, MIN_STEPS, QwenOptions
+from models.qwen_preview import preview
+from models.runtime import dtype_for, is_cpu, named_faults, silence_progress_bars
 
 if TYPE_CHECKING:
     import numpy as np
@@ -17,19 +21,24 @@ if TYPE_CHECKING:
 
 MULTIPLE = 16
 """Width and height are multiples of this: the VAE shrinks by 8, the transformer takes patches of 2x2."""
-MIN_STEPS = 2
-"""The scheduler's terminal shift divides by zero with a single step."""
-GUIDANCE_SCALE = 4.0
-"""`true_cfg_scale` of Qwen-Image's model card."""
-MAX_PROMPT_TOKENS = 1024
-"""The longest prompt that the pipeline takes; it drops what is beyond."""
+MAX_PROMPT_TOKENS = 1000
+"""The longest prompt; the pipeline holds 1024 tokens with the template's own."""
+PREVIEW_SECONDS = 2.0
+"""Until the first preview; each further one comes after twice the time, so that a run of any length has a few."""
+
+_PIPELINE_TOKENS = 1024
+_COMPILED_STEP_LIMIT_SECONDS = 180.0
+_PROOF_CANVASES = ((256, 256), (512, 384))
+_CONTROL = re.compile(r"<\|(?=\w+\|>)")
+"""What begins a control token: in a caller's text it must be only text."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageRequest:
     """A picture to make: `width` x `height` pixels, in `steps` denoising steps, from the noise that `seed` gives.
 
-    `references` are pictures to follow, uint8 sRGB of shape (height, width, 3) each; only an edit engine takes any.
+    `references` are pictures to follow, uint8 sRGB of shape (height, width, 3) each (on their way to an engine: references
+    to such); an edit engine needs one or more, the other takes none.
 
     Raises:
         ValueError: a size is no positive multiple of 16, there are fewer than 2 steps, or the seed is outside 0…2⁶³-1.
@@ -41,7 +50,7 @@ class ImageRequest:
     height: int
     steps: int
     seed: int
-    references: tuple[npt.NDArray[np.uint8], ...] = ()
+    references: tuple[Any, ...] = ()
 
     def __post_init__(self) -> None:
         for side in (self.width, self.height):
@@ -55,50 +64,59 @@ class ImageRequest:
 
 @dataclass(frozen=True, eq=False)
 class ImageResult:
-    """A picture: `pixels` is uint8 sRGB of shape (height, width, 3); `details` is JSON for the job's record."""
+    """A picture: `pixels` is uint8 sRGB of shape (height, width, 3); `details` is JSON for the job's record.
+
+    What could not be done as asked stands in `details["adjustments"]`, in the form of a job's `inputAdjustments`.
+    """
 
     pixels: npt.NDArray[np.uint8]
     details: dict[str, Any]
 
 
 class QwenImage(Engine[ImageRequest, ImageResult]):
-    """Text to image. The same request on the same device and weights gives the same bytes."""
+    """Text to image. The same request on the same kind of device and weights gives the same bytes."""
 
+    Options = QwenOptions
+    options: QwenOptions
     name = "qwen-image"
     cancel = "step"
     step_limit_s = 20.0
     peak_ram_bytes = 1_000_000_000  # measured at 512x512 on the CPU: 0.88 GB
+    _class_name: ClassVar[str] = "QwenImagePipeline"
 
-    def __init__(self) -> None:
-        self._pipeline: Any = None
-        self._device = ""
-        self._weights_bytes = 0
+    _pipeline: Any = None
+    _device = ""
+    _weights_bytes = 0
 
     def load(self, weights: Weights, device: str) -> None:
-        """See `Engine.load`. Reads safetensors only, and runs no code of the weights' folder."""
-        from diffusers import QwenImagePipeline
+        """See `Engine.load`. Reads safetensors only, and runs no code of the weights' folder.
 
-        dtype = dtype_for(device)
+        Beyond the plain pipeline on the CPU, small pictures are made before it returns: what does not work together, or
+        is compiled at its first use, shows here and not in a paid job.
+        """
+        import torch
+
+        dtype = dtype_for(device, self.options.dtype)
         silence_progress_bars()
+        torch.backends.cudnn.deterministic = True
         try:
             with named_faults(f"loading {weights.reference}"):
-                made_for = QwenImagePipeline.load_config(weights.path, local_files_only=True)["_class_name"]
-                pipeline = QwenImagePipeline.from_pretrained(
-                    weights.path, dtype=dtype, local_files_only=True, use_safetensors=True
-                ).to(device)
+                pipeline = self._read(weights, dtype)
+                setup = qwen_setup.prepare(pipeline, self.options, weights, device)
         except EngineFault:
             raise
         except Exception as error:
-            # Four libraries read the files, each with its own exceptions, some of them bare TypeErrors.
-            raise LoadFailed(f"{weights.reference} is no Qwen-Image pipeline: {error}") from error
-        if made_for != QwenImagePipeline.__name__:
-            raise LoadFailed(f"{weights.reference} was made for {made_for}, not for {QwenImagePipeline.__name__}.")
-        _check_tokenizer(pipeline, weights.reference)
+            # Six libraries read the files and change the model, each with its own exceptions, some bare TypeErrors.
+            raise LoadFailed(f"{weights.reference} is no {self._class_name} that can run so: {error}") from error
         pipeline.set_progress_bar_config(disable=True)
-        modules = (pipeline.text_encoder, pipeline.transformer, pipeline.vae)
-        self._weights_bytes = sum(p.numel() * p.element_size() for module in modules for p in module.parameters())
+        self._weights_bytes = _bytes_on(pipeline, device)
+        self._setup = setup
         self._device = device
+        if self.options.compile:
+            self.step_limit_s = _COMPILED_STEP_LIMIT_SECONDS
         self._pipeline = pipeline
+        if not is_cpu(device) or self.options.accelerated():
+            self._prove(weights.reference)
 
     def run(self, request: ImageRequest, on_step: OnStep) -> ImageResult:
         """See `Engine.run`: a step is a denoising step; the VAE's decoding follows the last one.
@@ -112,31 +130,46 @@ class QwenImage(Engine[ImageRequest, ImageResult]):
         import torch
 
         pipeline = self._ready()
-        if request.references:
-            raise ValueError("the text-to-image engine takes no references; they need the edit engine's pool")
+        inputs = self._inputs(request)
+        steps, guidance = self.options.steps_for(request.steps), self.options.guidance()
+        adjustments: list[dict[str, Any]] = []
+        prompt = self._text("prompt", request.prompt, adjustments)
+        negative = self._text("negativePrompt", request.negative_prompt or " ", adjustments)
+        if guidance <= 1 and negative.strip():
+            adjustments.append(_adjustment("negativePrompt", negative, "", "this model is distilled and takes none"))
+        cached = qwen_setup.cache_for(pipeline.transformer, self.options.cache, steps)
         marks = [time.perf_counter()]
+        show_after = PREVIEW_SECONDS
 
         def step_ended(_pipeline: Any, index: int, _timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+            nonlocal show_after
+            latents = tensors["latents"]
             # Reading the answer also waits for the device: without it, the host runs steps ahead of the GPU, progress
             # would be early and a stopped run would leave work behind.
-            if not bool(torch.isfinite(tensors["latents"]).all()):
-                raise NonFiniteOutput(f"The latents are not finite after step {index + 1} of {request.steps}.")
+            if not bool(torch.isfinite(latents).all()):
+                raise NonFiniteOutput(f"The latents are not finite after step {index + 1} of {steps}.")
             marks.append(time.perf_counter())
-            on_step(index + 1, request.steps)
+            if self.options.previews and index + 1 < steps and marks[-1] - marks[0] >= show_after:
+                show_after = 2 * (marks[-1] - marks[0])
+                on_step(index + 1, steps, preview(latents, request.width, request.height))
+            else:
+                on_step(index + 1, steps)
             return {}
 
-        with named_faults(f"making {request.width}x{request.height} pixels in {request.steps} steps"):
+        with named_faults(f"making {request.width}x{request.height} pixels in {steps} steps"):
             picture = pipeline(
-                prompt=request.prompt,
-                negative_prompt=request.negative_prompt or " ",
-                true_cfg_scale=GUIDANCE_SCALE,
+                prompt=prompt,
+                negative_prompt=negative if guidance > 1 else None,
+                true_cfg_scale=guidance,
                 width=request.width,
                 height=request.height,
-                num_inference_steps=request.steps,
-                generator=torch.Generator(self._device).manual_seed(request.seed),
-                max_sequence_length=MAX_PROMPT_TOKENS,
+                num_inference_steps=steps,
+                # Drawn on the CPU, the noise of a seed is the same on every device.
+                generator=torch.Generator("cpu").manual_seed(request.seed),
+                max_sequence_length=_PIPELINE_TOKENS,
                 output_type="np",
                 callback_on_step_end=step_ended,
+                **inputs,
             ).images[0]
         if not np.isfinite(picture).all():
             raise NonFiniteOutput("The decoded picture holds values that are not finite.")
@@ -148,14 +181,17 @@ class QwenImage(Engine[ImageRequest, ImageResult]):
             pixels,
             {
                 "seed": request.seed,
-                "steps": request.steps,
-                "guidanceScale": GUIDANCE_SCALE,
+                "steps": steps,
+                "guidanceScale": guidance,
                 "scheduler": type(pipeline.scheduler).__name__,
+                **self._setup,
+                "cache": cached,
                 "timings": {
                     "totalSeconds": round(marks[-1] - marks[0], 3),
-                    "stepSeconds": round((marks[-2] - marks[1]) / (request.steps - 1), 3),
+                    "stepSeconds": round((marks[-2] - marks[1]) / (steps - 1), 3),
                     "decodeSeconds": round(marks[-1] - marks[-2], 3),
                 },
+                "adjustments": adjustments,
             },
         )
 
@@ -194,14 +230,80 @@ class QwenImage(Engine[ImageRequest, ImageResult]):
             raise NotReady("The engine has no weights; call load first.")
         return self._pipeline
 
+    def _read(self, weights: Weights, dtype: Any) -> Any:
+        """The pipeline of the folder, in host memory."""
+        import diffusers
+
+        kind = getattr(diffusers, self._class_name)
+        made_for = kind.load_config(weights.path, local_files_only=True)["_class_name"]
+        if made_for != self._class_name:
+            raise LoadFailed(f"{weights.reference} was made for {made_for}, not for {self._class_name}.")
+        pipeline = kind.from_pretrained(
+            weights.path, dtype=dtype, local_files_only=True, use_safetensors=True, **self._components(weights)
+        )
+        _check_tokenizer(pipeline, self._tokenizer(pipeline), weights.reference)
+        return pipeline
+
+    def _components(self, weights: Weights) -> dict[str, Any]:
+        """Components that the pipeline does not read by itself."""
+        return {}
+
+    def _tokenizer(self, pipeline: Any) -> Any:
+        return pipeline.tokenizer
+
+    def _inputs(self, request: ImageRequest) -> dict[str, Any]:
+        """What the pipeline is given beside text, size and seed."""
+        if request.references:
+            raise ValueError("the text-to-image engine takes no references; they need the edit engine's pool")
+        return {}
+
+    def _text(self, field: str, text: str, adjustments: list[dict[str, Any]]) -> str:
+        """`text` without control tokens, cut where the pipeline would lose it or fail."""
+        plain = _CONTROL.sub("< |", text)
+        tokens = self._tokenizer(self._pipeline)(plain, add_special_tokens=False, return_offsets_mapping=True)
+        ends = tokens["offset_mapping"]
+        if len(ends) <= MAX_PROMPT_TOKENS:
+            return plain
+        reason = f"the model reads {MAX_PROMPT_TOKENS} tokens; what is beyond was left out"
+        adjustments.append(_adjustment(field, f"{len(ends)} tokens", f"{MAX_PROMPT_TOKENS} tokens", reason))
+        return plain[: ends[MAX_PROMPT_TOKENS - 1][1]]
+
+    def _prove(self, reference: str) -> None:
+        steps = LONG_STEPS if self.options.cache else MIN_STEPS
+        try:
+            for width, height in _PROOF_CANVASES:
+                self.run(self._proof(width, height, steps), lambda step, total, preview=None, /: None)
+        except EngineFault:
+            self._pipeline = None
+            raise
+        except Exception as error:
+            self._pipeline = None
+            raise LoadFailed(f"{reference} loads, but cannot make a picture with these options: {error}") from error
+
+    def _proof(self, width: int, height: int, steps: int) -> ImageRequest:
+        return ImageRequest(prompt="a red fox", width=width, height=height, steps=steps, seed=0)
+
+
+def _adjustment(field: str, given: str, to: str, reason: str) -> dict[str, Any]:
+    return {"field": field, "from": given, "to": to, "reason": reason, "at": "run"}
+
 
 def _megapixels(request: ImageRequest) -> float:
     return request.width * request.height / 1_000_000
 
 
-def _check_tokenizer(pipeline: Any, reference: str) -> None:
+def _bytes_on(pipeline: Any, device: str) -> int:
+    import torch
+
+    if not is_cpu(device):
+        return int(torch.cuda.memory_allocated(device))
+    modules = (pipeline.text_encoder, pipeline.transformer, pipeline.vae)
+    return sum(p.numel() * p.element_size() for module in modules for p in module.parameters())
+
+
+def _check_tokenizer(pipeline: Any, tokenizer: Any, reference: str) -> None:
     """An absent tokenizer loads as an empty one, and every prompt would give the same picture."""
     template = pipeline.prompt_template_encode.partition("{}")[0]
-    tokens = len(pipeline.tokenizer(template).input_ids)
+    tokens = len(tokenizer(template).input_ids)
     if tokens != pipeline.prompt_template_encode_start_idx:
         raise LoadFailed(f"{reference}: its tokenizer is missing or another one: {tokens} tokens in the template.")

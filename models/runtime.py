@@ -9,8 +9,15 @@ from typing import Any
 from models.base import DeviceLost, LoadFailed, OutOfMemory
 
 
-def dtype_for(device: str) -> Any:
-    """The torch dtype to load weights in: float32 on the CPU, bfloat16 on an accelerator.
+def is_cpu(device: str) -> bool:
+    """Whether `device` is the host's own processor."""
+    import torch
+
+    return bool(torch.device(device).type == "cpu")
+
+
+def dtype_for(device: str, wanted: str = "auto") -> Any:
+    """The torch dtype to load weights in: what is `wanted`; `auto` is float32 on the CPU, bfloat16 on an accelerator.
 
     Raises:
         LoadFailed: `device` is no device name, or names a device that is not there.
@@ -23,7 +30,27 @@ def dtype_for(device: str) -> Any:
         raise LoadFailed(
             f"The device {device!r} cannot be used; name one that is there, such as cpu: {error}"
         ) from error
-    return torch.float32 if torch.device(device).type == "cpu" else torch.bfloat16
+    if wanted != "auto":
+        return getattr(torch, wanted)
+    return torch.float32 if is_cpu(device) else torch.bfloat16
+
+
+def limit_memory(device: str, gibibytes: float) -> None:
+    """Let this process take at most so much of an accelerator's memory, so that its neighbours on the card keep theirs.
+
+    Raises:
+        LoadFailed: the device is not there, or has less.
+    """
+    import torch
+
+    dtype_for(device)
+    if is_cpu(device):
+        return
+    total = torch.cuda.get_device_properties(device).total_memory
+    share = gibibytes * 2**30 / total
+    if share > 1:
+        raise LoadFailed(f"vramGiB: {gibibytes:g} is declared, and {device} has {total / 2**30:.1f}.")
+    torch.cuda.set_per_process_memory_fraction(share, device)
 
 
 def silence_progress_bars() -> None:

@@ -1,4 +1,4 @@
-"""Tiny random weights for Qwen-Image with production's geometry: 8x VAE, 16 latent channels, patches of 2x2.
+"""Tiny random weights for Qwen-Image(-Edit) with production's geometry: 8x VAE, 16 latent channels, patches of 2x2.
 
 The bits must be the same on every machine, so the weights are drawn as integers (exact everywhere, unlike the vectorised
 normal distribution) and scaled by powers of two; what torch initialises to a constant (norms, biases) is kept.
@@ -31,6 +31,17 @@ TEMPLATE = (
 )
 """The pipeline's own prompt template; it drops the 34 tokens before `{}`."""
 
+EDIT_TEMPLATE = (
+    "<|im_start|>system\nDescribe the key features of the input image (color, shape, size, texture, objects, background), "
+    "then explain how the user's text instruction should alter or modify the image. Generate a new image that meets the "
+    "user's requirements while maintaining consistency with the original input where appropriate.<|im_end|>\n"
+    "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
+)
+"""The edit pipeline's own; it drops the 64 tokens before `{}`."""
+
+_LAYERS = 2
+_WIDTH = 64
+
 _SPECIAL = (
     *("<|im_start|>", "<|im_end|>", "<|object_ref_start|>", "<|object_ref_end|>", "<|box_start|>", "<|box_end|>"),
     *("<|quad_start|>", "<|quad_end|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>"),
@@ -40,35 +51,69 @@ _SPECIAL = (
 
 def build(folder: Path) -> None:
     """Write a pipeline that `QwenImagePipeline.from_pretrained` loads into the empty `folder`, about 5 MB."""
-    from diffusers import (
-        AutoencoderKLQwenImage,
-        FlowMatchEulerDiscreteScheduler,
-        QwenImagePipeline,
-        QwenImageTransformer2DModel,
-    )
+    from diffusers import QwenImagePipeline
+
+    QwenImagePipeline(**_components(train_tokenizer(), {})).save_pretrained(folder, safe_serialization=True)
+
+
+def build_edit(folder: Path) -> None:
+    """Write what `QwenImageEditPlusPipeline` loads into the empty `folder`, laid out as Qwen/Qwen-Image-Edit-2511.
+
+    As there, the transformer gives the pictures it is conditioned on the timestep zero.
+    """
+    from diffusers import QwenImagePipeline
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+    tokenizer = train_tokenizer(EDIT_TEMPLATE, 1024)
+    pipeline = QwenImagePipeline(**_components(tokenizer, {"zero_cond_t": True}))
+    pipeline.save_pretrained(folder, safe_serialization=True)
+    Qwen2VLImageProcessorPil().save_pretrained(folder / "processor")
+    tokenizer.save_pretrained(folder / "processor")
+    index = json.loads((folder / "model_index.json").read_text())
+    index |= {"_class_name": "QwenImageEditPlusPipeline", "processor": ["transformers", "Qwen2VLProcessor"]}
+    (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+
+
+def build_lora(folder: Path) -> None:
+    """Write a LoRA of rank 4 for the transformer of `build` into the empty `folder`, as `lora.safetensors`."""
+    import torch
+    from safetensors.torch import save_file
+
+    generator = torch.Generator().manual_seed(4)
+    drawn: dict[str, Any] = {}
+    for block in range(_LAYERS):
+        for layer in ("to_q", "to_k", "to_v"):
+            for name, shape in (("lora_A", (4, _WIDTH)), ("lora_B", (_WIDTH, 4))):
+                weight = torch.randint(-(2**15), 2**15, shape, generator=generator).float() * 2.0**-17
+                drawn[f"transformer.transformer_blocks.{block}.attn.{layer}.{name}.weight"] = weight
+    save_file(drawn, folder / "lora.safetensors")
+
+
+def _components(tokenizer: Any, transformer: dict[str, Any]) -> dict[str, Any]:
+    from diffusers import AutoencoderKLQwenImage, FlowMatchEulerDiscreteScheduler, QwenImageTransformer2DModel
 
     from models.runtime import silence_progress_bars
 
     silence_progress_bars()
-    tokenizer = train_tokenizer()
-    pipeline = QwenImagePipeline(
-        tokenizer=tokenizer,
-        text_encoder=_drawn(_text_encoder(tokenizer), seed=1),
-        transformer=_drawn(
+    return {
+        "tokenizer": tokenizer,
+        "text_encoder": _drawn(_text_encoder(tokenizer), seed=1),
+        "transformer": _drawn(
             QwenImageTransformer2DModel(
                 patch_size=2,
                 in_channels=64,
                 out_channels=16,
-                num_layers=2,
+                num_layers=_LAYERS,
                 attention_head_dim=32,
-                num_attention_heads=2,
+                num_attention_heads=_WIDTH // 32,
                 joint_attention_dim=32,
                 guidance_embeds=False,
                 axes_dims_rope=(8, 12, 12),
+                **transformer,
             ),
             seed=2,
         ),
-        vae=_drawn(
+        "vae": _drawn(
             AutoencoderKLQwenImage(
                 base_dim=8,
                 z_dim=16,
@@ -78,13 +123,12 @@ def build(folder: Path) -> None:
             ),
             seed=3,
         ),
-        scheduler=FlowMatchEulerDiscreteScheduler(**SCHEDULER),
-    )
-    pipeline.save_pretrained(folder, safe_serialization=True)
+        "scheduler": FlowMatchEulerDiscreteScheduler(**SCHEDULER),
+    }
 
 
-def train_tokenizer() -> Any:
-    """A `Qwen2Tokenizer` over bytes in which every word of the template is one token, as in the real vocabulary."""
+def train_tokenizer(template: str = TEMPLATE, size: int = 512) -> Any:
+    """A `Qwen2Tokenizer` over bytes in which every word of `template` is one token, as in the real vocabulary."""
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
     from transformers import Qwen2Tokenizer
 
@@ -92,9 +136,9 @@ def train_tokenizer() -> Any:
     trained = Tokenizer(models.BPE())
     trained.normalizer, trained.pre_tokenizer = split.normalizer, split.pre_tokenizer
     trained.train_from_iterator(
-        re.split(r"<\|\w+\|>|\{\}", TEMPLATE),
+        re.split(r"<\|\w+\|>|\{\}", template),
         trainers.BpeTrainer(
-            vocab_size=512, show_progress=False, initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet())
+            vocab_size=size, show_progress=False, initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet())
         ),
     )
     model = json.loads(trained.to_str())["model"]

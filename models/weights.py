@@ -5,6 +5,8 @@ A reference is one of
 - `tiny:<name>`: the real architecture with tiny random weights, built once into the cache;
 - `dir:<path>`: a folder of this machine;
 - `hf:<organisation>/<repository>@<revision>`: a repository of the Hugging Face Hub at a full commit hash.
+
+Of `dir:` and `hf:` one file alone may be wanted: then nothing else is read, or downloaded.
 """
 
 from __future__ import annotations
@@ -15,8 +17,8 @@ import importlib.util
 import os
 import re
 import shutil
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -47,16 +49,25 @@ class Weights:
     """Weights on this machine.
 
     `reference` is what was asked for, `path` the folder that holds them, `digest` their identity (`sha256:` and 64
-    hexadecimal digits): of the content for `tiny:` and `dir:`, of repository and commit hash for `hf:`.
+    hexadecimal digits): of the content for `tiny:` and `dir:`, of repository and commit hash for `hf:`. `additions` are
+    laid over them, each under a name; they count in the digest.
     """
 
     reference: str
     path: Path
     digest: str
+    additions: Mapping[str, Weights] = field(default_factory=dict)
+
+    def with_addition(self, name: str, addition: Weights) -> Weights:
+        """These weights and `addition` under `name`."""
+        both = hashlib.sha256(f"{self.digest}\n{name}\0{addition.digest}\n".encode())
+        return replace(self, digest=f"sha256:{both.hexdigest()}", additions={**self.additions, name: addition})
 
 
-def resolve(reference: str, cache: Path) -> Weights:
+def resolve(reference: str, cache: Path, *, file: str | None = None) -> Weights:
     """The weights that `reference` names, built or downloaded below `cache` when they are not there yet.
+
+    With `file`, a path inside them, `path` is that one file.
 
     May be called at the same time by many processes. Blocks: a download takes as long as it takes, the digest of a
     folder reads all of it.
@@ -67,21 +78,35 @@ def resolve(reference: str, cache: Path) -> Weights:
         WeightsUnavailable: the folder or the repository is not there, or a package is not installed.
     """
     form, _, rest = reference.partition(":")
+    if file is not None and (Path(file).is_absolute() or ".." in Path(file).parts):
+        raise MalformedReference(f"{reference}: the file {file!r} must lie inside it.")
     if form == "tiny" and rest:
-        path = _tiny(rest, cache)
-        return Weights(reference, path, digest_of(path))
+        return _found(reference, _tiny(rest, cache), file)
     if form == "dir" and rest:
         path = Path(rest).expanduser().absolute()
         if not path.is_dir():
             raise WeightsUnavailable(f"{reference}: there is no folder {path}.")
-        return Weights(reference, path, digest_of(path))
+        return _found(reference, path, file)
     if form == "hf" and (match := _HUB.fullmatch(rest)):
-        path = _hub(match["repository"], match["revision"], cache)
-        return Weights(reference, path, "sha256:" + hashlib.sha256(reference.encode()).hexdigest())
+        folder = _hub(match["repository"], match["revision"], cache, file)
+        if file is not None and not (folder / file).is_file():
+            raise WeightsUnavailable(f"{reference} has no file {file!r}.")
+        named, path = (reference, folder) if file is None else (f"{reference}/{file}", folder / file)
+        return Weights(reference, path, "sha256:" + hashlib.sha256(named.encode()).hexdigest())
     raise MalformedReference(
         f"{reference!r} names no weights; write tiny:<name>, dir:<path>, "
         "or hf:<organisation>/<repository>@<commit hash of 40 hexadecimal digits>."
     )
+
+
+def _found(reference: str, folder: Path, file: str | None) -> Weights:
+    if file is None:
+        return Weights(reference, folder, digest_of(folder))
+    path = folder / file
+    if not path.is_file():
+        raise WeightsUnavailable(f"{reference} has no file {file!r}.")
+    with path.open("rb") as content:
+        return Weights(reference, path, f"sha256:{hashlib.file_digest(content, 'sha256').hexdigest()}")
 
 
 def digest_of(folder: Path) -> str:
@@ -145,11 +170,12 @@ def _recipe(target: str) -> str:
     return hashlib.sha256(Path(spec.origin).read_bytes() + " ".join(versions).encode()).hexdigest()[:12]
 
 
-def _hub(repository: str, revision: str, cache: Path) -> Path:
+def _hub(repository: str, revision: str, cache: Path, file: str | None) -> Path:
     from huggingface_hub import snapshot_download
 
+    wanted = None if file is None else [file]
     try:
-        return Path(snapshot_download(repository, revision=revision, cache_dir=cache / "hub"))
+        return Path(snapshot_download(repository, revision=revision, cache_dir=cache / "hub", allow_patterns=wanted))
     except Exception as error:
         # The hub's client lets the exceptions of its HTTP and transfer libraries through, which have no common class.
         raise WeightsUnavailable(f"hf:{repository}@{revision} could not be downloaded: {error}") from error

@@ -82,9 +82,11 @@ async def session(database: Database) -> AsyncIterator[int]:
         await asyncio.wait({beating})
 
 
-async def leased(database: Database, number: int, pool: str, given: dict[str, Any] | None = None) -> Lease:
+async def leased(
+    database: Database, number: int, pool: str, given: dict[str, Any] | None = None, *, task: str = "image.generate"
+) -> Lease:
     """A new job of the pool, leased to the session."""
-    job = await submitted(database, pool, given)
+    job = await submitted(database, pool, given, task=task)
     (lease,) = await Leases(database).claim(pool, 1, number)
     assert lease.job_id == job.id
     return lease

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from cluster.chains.pictures import delivered
+from cluster.chains.pictures import decoding, delivered
+from cluster.seeds import seed_of
 from cluster.steps import Steps
 from jobs.leases import Outcome
 from models.qwen_image import ImageRequest
@@ -14,6 +15,7 @@ async def generate(steps: Steps) -> Outcome:
     """The only segment."""
     given = steps.input
     references = await steps.fetch(given["referenceImages"])
+    seed, adjustments = await seed_of(steps)
     (pool,) = TASKS[steps.lease.task].pools(given)
     request = ImageRequest(
         prompt=given["prompt"],
@@ -21,8 +23,10 @@ async def generate(steps: Steps) -> Outcome:
         width=given["width"],
         height=given["height"],
         steps=image_generate.steps(given),
-        seed=given["seed"],
-        references=tuple(references),
+        seed=seed,
+        references=tuple(each.pixels for each in references),
     )
     made = await steps.model(pool, request)
-    return await delivered(steps, made, (given["width"], given["height"]))
+    return await delivered(
+        steps, made, (given["width"], given["height"]), adjustments=(*decoding(references), *adjustments)
+    )

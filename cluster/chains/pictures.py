@@ -1,17 +1,23 @@
-"""The end of every chain whose deliverable is one picture: encode, publish, report."""
+"""What the chains of pictures share: what was lost of those that came, and the end: encode, publish, report."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from cluster import work
 from cluster.conversation import ModelResult
-from cluster.steps import Steps
+from cluster.steps import Fetched, Steps
 from jobs.leases import Outcome
 from media import preview
 from media.image import MIME_TYPES
 from media.provenance import Recipe
 from tasks.registry import TASKS
+
+
+def decoding(references: Sequence[Fetched], field: str = "referenceImages") -> list[dict[str, Any]]:
+    """Adjustments for what was lost when the pictures of the list `field` were decoded."""
+    return [change for index, each in enumerate(references) for change in each.adjustments(f"{field}[{index}]")]
 
 
 async def delivered(

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from cluster.chains import image_generate
+from cluster.chains import image_edit, image_generate
 from cluster.steps import Steps
 from jobs.leases import Outcome
 
 Segment = Callable[[Steps], Awaitable[Outcome | dict[str, Any]]]
 
 CHAINS: Mapping[str, tuple[Segment, ...]] = {
+    "image.edit": (image_edit.edit,),
     "image.generate": (image_generate.generate,),
 }

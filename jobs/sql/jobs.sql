@@ -377,6 +377,20 @@ BEGIN
   RETURN true;
 END $$;
 
+-- A small picture of a running job so far. False: the fence is late.
+CREATE OR REPLACE FUNCTION job_preview(p_job uuid, p_fence int, p_preview jsonb) RETURNS boolean LANGUAGE plpgsql AS $$
+DECLARE
+  v_sequence int;
+BEGIN
+  UPDATE job SET sequence = sequence + 1
+    WHERE id = p_job AND fence = p_fence AND state = 'running' RETURNING sequence INTO v_sequence;
+  IF NOT FOUND THEN
+    RETURN false;
+  END IF;
+  INSERT INTO event (job_id, seq, type, data) VALUES (p_job, v_sequence, 'preview', jsonb_build_object('preview', p_preview));
+  RETURN true;
+END $$;
+
 -- A step of the chain begins. False: the fence is late.
 CREATE OR REPLACE FUNCTION stage_begin(p_job uuid, p_fence int, p_name text) RETURNS boolean LANGUAGE plpgsql AS $$
 DECLARE

@@ -37,12 +37,12 @@ def until(check: Callable[[], Any], what: str, seconds: float = 60) -> Any:
 class RunningStack:
     """`killatamata up` on a data folder."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, fleet: str = str(FLEET)) -> None:
         self.folder = folder
         self.environment = {
             **{key: value for key, value in os.environ.items() if not key.startswith(("KILLATAMATA_", "RAY_"))},
             "KILLATAMATA_DATA_DIR": str(folder / "data"),
-            "KILLATAMATA_FLEET": str(FLEET),
+            "KILLATAMATA_FLEET": fleet,
             "KILLATAMATA_EGRESS_ALLOW": "127.0.0.0/8",
         }
         self.up()

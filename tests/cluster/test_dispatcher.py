@@ -18,6 +18,7 @@ from ray.exceptions import ActorDiedError, RayError
 from accounts.keys import Keys
 from cluster import conversation, dispatcher, fleet, work
 from cluster.dispatcher import Dispatcher, app
+from cluster.seeds import derived
 from cluster.steps import Steps
 from core.database import Database
 from core.settings import Settings
@@ -85,6 +86,11 @@ async def dying(call: Call) -> AsyncIterator[Message]:
 async def faulty(call: Call) -> AsyncIterator[Message]:
     yield STARTED
     yield Faulted("non_finite_output", "NaN in the latents", 0.5, recycle=True)
+
+
+async def failing(call: Call) -> AsyncIterator[Message]:
+    yield STARTED
+    yield Faulted("device_lost", "it fell off the bus", 0.5, recycle=True)
 
 
 async def halting(call: Call) -> AsyncIterator[Message]:
@@ -221,15 +227,42 @@ async def test_its_picture_tells_its_recipe_and_not_its_prompt(dispatching: Disp
 async def test_an_engine_that_fails_three_times_fails_the_job_at_no_cost(
     dispatching: Dispatching, database: Database
 ) -> None:
+    handle = dispatching.start(failing)
+    job = await ended(database, await submitted(database, POOL, INPUT))
+    assert job.state == "failed"
+    assert job.failure is not None
+    assert (job.failure["code"], job.failure["retryable"]) == ("device_lost", True)
+    assert "bus" not in job.failure["message"]
+    assert outcomes(job) == ["device_lost"] * 3
+    assert len({stream.call.fence for stream in handle.streams}) == len(handle.streams) == 3
+    assert {stream.call.request.seed for stream in handle.streams} == {INPUT["seed"]}
+    assert await money(database, job) == (CREDIT, 0)
+
+
+async def test_an_output_of_no_use_is_retried_once_with_a_derived_seed_and_then_fails_at_no_cost(
+    dispatching: Dispatching, database: Database
+) -> None:
     handle = dispatching.start(faulty)
     job = await ended(database, await submitted(database, POOL, INPUT))
     assert job.state == "failed"
     assert job.failure is not None
     assert (job.failure["code"], job.failure["retryable"]) == ("non_finite_output", True)
     assert "NaN" not in job.failure["message"]
-    assert outcomes(job) == ["non_finite_output"] * 3
-    assert len({stream.call.fence for stream in handle.streams}) == len(handle.streams) == 3
+    assert outcomes(job) == ["non_finite_output", "failed"]
+    assert [stream.call.request.seed for stream in handle.streams] == [7, derived(7, 1)]
     assert await money(database, job) == (CREDIT, 0)
+
+
+async def test_a_derived_seed_is_told_and_survives_a_replica_that_dies(
+    dispatching: Dispatching, database: Database
+) -> None:
+    handle = dispatching.start(in_turn(faulty, dying, painting))
+    job = await ended(database, await submitted(database, POOL, INPUT))
+    assert (job.state, outcomes(job)) == ("succeeded", ["non_finite_output", "replica_died", "succeeded"])
+    assert [stream.call.request.seed for stream in handle.streams] == [7, derived(7, 1), derived(7, 1)]
+    (change,) = job.input_adjustments
+    assert (change["field"], change["from"], change["to"], change["at"]) == ("seed", 7, derived(7, 1), "run")
+    assert await money(database, job) == (CREDIT - PRICE, 0)
 
 
 async def test_a_job_whose_replica_was_killed_succeeds_in_its_second_attempt_at_one_charge(

@@ -11,7 +11,7 @@ import yaml
 from ray import serve
 from ray.serve.schema import ApplicationStatus
 
-from cluster import fleet
+from cluster import bring_up, fleet
 from cluster.fleet import BadFleet, FleetFailed
 from core.database import Database
 from tasks.registry import TASKS
@@ -47,12 +47,29 @@ def written(tmp_path: Path) -> Write:
     return write
 
 
-def test_the_embedded_fleet_has_a_pool_for_every_task_that_needs_no_reference() -> None:
+@pytest.mark.parametrize("name", ["embedded", "single-gpu"])
+def test_every_shipped_fleet_has_the_pools_of_all_pictures(name: str) -> None:
+    found = fleet.load(name)
+    assert found.name == name
+    for task, given in (
+        ("image.generate", {"prompt": "a fox"}),
+        ("image.generate", {"prompt": "a fox", "referenceImages": ["https://example.com/a.png"]}),
+        ("image.edit", {"prompt": "a fox", "sourceImage": "https://example.com/a.png"}),
+    ):
+        assert set(TASKS[task].pools(TASKS[task].prepare(given).effective_input)) <= found.pools
+
+
+def test_the_embedded_pools_fit_together_into_the_memory_that_replicas_may_declare() -> None:
     found = fleet.load("embedded")
-    assert found.name == "embedded"
-    assert found.pools == {"qwen-image"}
-    effective = TASKS["image.generate"].prepare({"prompt": "a fox"}).effective_input
-    assert set(TASKS["image.generate"].pools(effective)) <= found.pools
+    declared = [
+        deployment.ray_actor_options.memory
+        for application in found.schema.applications
+        if application.name in found.pools
+        for deployment in application.deployments
+    ]
+    assert len(declared) == len(found.pools)
+    assert all(declared)
+    assert sum(each or 0 for each in declared) <= bring_up._MODEL_BYTES
 
 
 def test_a_fleet_can_be_a_file_of_ones_own(written: Write) -> None:
@@ -93,12 +110,14 @@ def test_a_file_that_is_no_fleet_is_refused(tmp_path: Path, content: bytes) -> N
         ({"args": {**MODEL["args"], "price": 3}}, "price"),
         ({"args": {"pool": "idle-pool"}}, "weights"),
         ({"args": {**MODEL["args"], "canvasCap": "wide"}}, "canvasCap"),
+        ({"args": {**MODEL["args"], "options": {"speed": 9}}}, "options of pool 'idle-pool' are wrong.*speed"),
+        ({"deployments": [{"name": "Replica", "ray_actor_options": {"memory": 10**8}}]}, "declares 0.1 GB of memory"),
         ({"import_path": "no module path"}, "import path"),
         ({"deployments": [{"name": "Replica", "max_ongoing_requests": -1}]}, "max_ongoing_requests"),
     ],
 )
 def test_a_mistake_in_a_fleet_is_named(written: Write, changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(BadFleet, match=message):
+    with pytest.raises(BadFleet, match=f"(?s){message}"):
         fleet.load(written(DISPATCHER, {**MODEL, **changes}))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import hashlib
 import io
 import os
@@ -122,8 +123,9 @@ async def test_references_are_fetched_from_urls_and_from_the_store_in_order(
     store.put(f"in/{digest}", green, "image/png")
     stored = {"sha256": digest, "mimeType": "image/png", "bytes": len(green)}
     found = await under.fetch([f"{web}/red.png", stored, f"{web}/blue.png"])
-    assert all(isinstance(each, ray.ObjectRef) for each in found), "no pixels pass through this process"
-    pictures = [await each for each in found]
+    assert all(isinstance(each.pixels, ray.ObjectRef) for each in found), "no pixels pass through this process"
+    assert [each.size for each in found] == [(24, 16)] * 3
+    pictures = [await each.pixels for each in found]
     assert [tuple(int(part) for part in picture[0, 0]) for picture in pictures] == [
         (200, 30, 30),
         (0, 255, 0),
@@ -152,7 +154,7 @@ async def test_an_own_output_is_read_from_the_store_and_never_over_the_network(
 ) -> None:
     url = await finished_before(cluster_database, under.lease, store)
     (found,) = await under.fetch([url])
-    assert tuple(int(part) for part in (await found)[0, 0]) == (1, 2, 3)
+    assert tuple(int(part) for part in (await found.pixels)[0, 0]) == (1, 2, 3)
     await cluster_database.execute("UPDATE job SET outputs_deleted_at = clock_timestamp() WHERE outputs <> '[]'")
     with pytest.raises(FileGone):
         await under.fetch([url])
@@ -285,6 +287,23 @@ async def test_the_model_step_notes_gpu_seconds_and_progress(
     job = await job_of(cluster_database, under.lease)
     assert [(stage.name, stage.gpu_seconds) for stage in job.stages] == [("qwen-image", 1.5)]
     assert 0 < job.progress < 1
+
+
+async def test_what_the_engine_shows_on_its_way_is_an_event(
+    under: Steps, cluster_database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def showing(call: Call) -> AsyncIterator[Message]:
+        yield STARTED
+        yield Progress(1, 3, b"small picture")
+        yield Progress(2, 3)
+        yield finished()
+
+    monkeypatch.setattr("cluster.conversation.serve.get_app_handle", HandleDouble(showing))
+    await under.model("pool", "request")
+    (shown,) = await cluster_database.fetch(
+        "SELECT data FROM event WHERE job_id = $1 AND type = 'preview'", under.lease.job_id
+    )
+    assert base64.b64decode(shown["data"]["preview"]["dataBase64"]) == b"small picture"
 
 
 async def test_progress_is_written_at_most_twice_a_second_and_never_falls(

@@ -313,6 +313,17 @@ async def test_progress_is_a_share_and_never_falls(world: World) -> None:
     assert (await world.reread(lease)).progress == 0.0
 
 
+async def test_a_preview_is_an_event_with_the_picture_in_it_and_a_late_one_is_not_shown(world: World) -> None:
+    lease = await leased(world)
+    assert await world.leases.preview(lease, "image/webp", b"RIFF")
+    shown = {"preview": {"mimeType": "image/webp", "dataBase64": "UklGRg=="}}
+    assert (await world.events(lease.job_id))[-1] == ("preview", shown)
+    await world.leases.hand_back(lease, "handed_back", counts=False)
+    count = len(await world.events(lease.job_id))
+    assert not await world.leases.preview(lease, "image/webp", b"RIFF")
+    assert len(await world.events(lease.job_id)) == count
+
+
 async def test_a_new_attempt_begins_at_zero(world: World) -> None:
     lease = await leased(world)
     await world.leases.progress(lease, 0.5)

@@ -50,7 +50,7 @@ class ClientDouble:
         output = {"role": "primary", "mimeType": "image/jpeg", "bytes": len(PICTURE), "url": "/x"}
         return {
             "jobId": job_id,
-            "task": "image.generate",
+            "task": self.submitted[int(job_id.removeprefix("job_")) - 1][0],
             "status": self.state,
             "billing": {"amountMicros": 5000},
             "details": {"attempts": [{}, {}]},
@@ -100,8 +100,9 @@ async def test_the_demo_leaves_its_files_and_a_summary_for_programs(
     monkeypatch.setattr(demo, "Client", api)
     summary = await demo.run(READY, ("image",), tmp_path)
     assert json.loads((tmp_path / "summary.json").read_text()) == summary
-    (job,) = summary["jobs"]
+    job, edited = summary["jobs"]
     path = tmp_path / "image.generate-00000001.jpg"
+    assert (edited["task"], edited["files"][0]["path"]) == ("image.edit", str(tmp_path / "image.edit-00000002.jpg"))
     assert job == {
         "task": "image.generate",
         "jobId": "job_00000001",
@@ -122,9 +123,11 @@ async def test_the_demo_leaves_its_files_and_a_summary_for_programs(
         ],
     }
     assert path.read_bytes() == PICTURE
-    ((task, given, options),) = api.submitted
-    assert (task, given) == EXAMPLES["image"][0]
-    assert options == {"quoteToken": "token of image.generate"}
+    assert [(task, given) for task, given, _ in api.submitted] == list(EXAMPLES["image"])
+    assert [options for _, _, options in api.submitted] == [
+        {"quoteToken": "token of image.generate"},
+        {"quoteToken": "token of image.edit"},
+    ]
 
 
 async def test_a_failed_job_fails_the_demo_after_the_summary_was_written(
@@ -133,8 +136,8 @@ async def test_a_failed_job_fails_the_demo_after_the_summary_was_written(
     monkeypatch.setattr(demo, "Client", ClientDouble("failed"))
     with pytest.raises(DemoFailed, match="job_00000001"):
         await demo.run(READY, ("image",), tmp_path)
-    (job,) = json.loads((tmp_path / "summary.json").read_text())["jobs"]
-    assert (job["status"], job["files"]) == ("failed", [])
+    for job in json.loads((tmp_path / "summary.json").read_text())["jobs"]:
+        assert (job["status"], job["files"]) == ("failed", [])
 
 
 async def test_a_refused_job_is_not_swallowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

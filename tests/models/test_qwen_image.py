@@ -30,7 +30,7 @@ def request(**changes: Any) -> ImageRequest:
     return ImageRequest(**{"prompt": "a red fox", "width": 128, "height": 96, "steps": 3, "seed": 7, **changes})
 
 
-def ignore(step: int, total: int) -> None:
+def ignore(step: int, total: int, preview: bytes | None = None, /) -> None:
     pass
 
 
@@ -127,7 +127,7 @@ class TestRun:
 
     def test_progress_comes_in_order_once_a_step(self, loaded: QwenImage) -> None:
         seen: list[tuple[int, int]] = []
-        loaded.run(request(steps=5), lambda step, total: seen.append((step, total)))
+        loaded.run(request(steps=5), lambda step, total, preview=None, /: seen.append((step, total)))
         assert seen == [(1, 5), (2, 5), (3, 5), (4, 5), (5, 5)]
 
     @pytest.mark.parametrize("at", [1, 2, 3])
@@ -136,7 +136,7 @@ class TestRun:
     ) -> None:
         seen: list[int] = []
 
-        def stop(step: int, total: int) -> None:
+        def stop(step: int, total: int, preview: bytes | None = None, /) -> None:
             seen.append(step)
             if step == at:
                 raise Stopped(step)
@@ -196,10 +196,10 @@ class TestFaults:
         assert caught.value.recycle
 
     def test_the_device_s_own_exhaustion_and_failure(self, engine: QwenImage) -> None:
-        def out_of_memory(step: int, total: int) -> None:
+        def out_of_memory(step: int, total: int, preview: bytes | None = None, /) -> None:
             raise torch.OutOfMemoryError("CUDA out of memory")
 
-        def lost(step: int, total: int) -> None:
+        def lost(step: int, total: int, preview: bytes | None = None, /) -> None:
             raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
 
         with pytest.raises(OutOfMemory):
@@ -210,7 +210,7 @@ class TestFaults:
             raise MemoryError
 
     def test_other_errors_keep_their_class(self, engine: QwenImage) -> None:
-        def broken(step: int, total: int) -> None:
+        def broken(step: int, total: int, preview: bytes | None = None, /) -> None:
             raise RuntimeError("a bug")
 
         with pytest.raises(RuntimeError, match="a bug"):
