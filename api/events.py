@@ -29,7 +29,7 @@ from core.clock import now, rfc3339
 from core.database import Database
 from core.errors import FieldProblem, NotFound, RateLimited, Unauthorized
 from core.ids import decode, encode
-from core.metrics import EVENT_STREAMS
+from core.metrics import EVENT_STREAMS, RATE_LIMITED
 from jobs.events import Event, Watch, read
 from jobs.models import Job
 from tasks.fields import Text
@@ -123,6 +123,7 @@ async def stream_events(call: Call[None, EventsQuery]) -> Response:
         return EventStream(_past(services.database, job, after))
     most = services.settings.event_streams_per_key
     if services.hub.count(caller.key_prefix) >= most:
+        RATE_LIMITED.labels("event-streams").inc()
         raise RateLimited(
             f"This key has {most} event streams open, its limit; close one, or use another key.",
             headers={"Retry-After": "5"},

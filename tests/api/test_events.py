@@ -27,6 +27,7 @@ from api import views
 from api.server import listen
 from core.clock import now
 from core.ids import decode, encode, uuid7
+from core.metrics import REGISTRY
 from jobs.leases import Leases, Outcome
 from jobs.models import Failure
 from tests.leasing import until_true
@@ -354,9 +355,14 @@ async def test_a_cancel_is_told(caller: Caller) -> None:
     assert found[-1].json()["status"] == "cancelled"
 
 
+def measured(name: str, **labels: str) -> float:
+    return REGISTRY.get_sample_value(f"killatamata_{name}", labels) or 0.0
+
+
 async def test_a_key_has_so_many_streams_and_a_closed_one_is_free_again(database_url: str, tmp_path: Path) -> None:
     async with calling(database_url, tmp_path, event_streams_per_key=3) as caller, AsyncExitStack() as streams:
         job = await caller.submit()
+        refusals = measured("rate_limited_total", policy="event-streams")
         for _ in range(3):
             await streams.enter_async_context(caller.stream(caller.at(job)))
         for answer in (await caller.get(job["jobId"]), await caller.client.get(caller.at(job))):
@@ -366,9 +372,11 @@ async def test_a_key_has_so_many_streams_and_a_closed_one_is_free_again(database
         async with await caller.served.another() as other:
             theirs = (await other.post(JOBS, json={"task": "image.generate", "input": {"prompt": "x"}})).json()
             async with caller.stream(caller.at(theirs)):
-                assert caller.open == 4
+                assert caller.open == measured("event_streams_open") == 4
+        assert measured("rate_limited_total", policy="event-streams") == refusals + 2
         await streams.aclose()
         await until_true(lambda: not caller.open, "the streams are gone")
+        assert measured("event_streams_open") == 0
         async with caller.stream(caller.at(job)):
             assert caller.open == 1
 
