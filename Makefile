@@ -42,6 +42,7 @@ lint: $(VENV)/.ready-dev ## format, lint, types, architecture, house rules
 	@$(BIN)/lint-imports --no-logo
 	@$(BIN)/python scripts/check_names.py
 	@$(BIN)/python scripts/check_house.py
+	@$(BIN)/python scripts/task_docs.py --check
 
 lock: $(VENV)/.ready-dev ## requirements/*.lock from what is installed in .venv
 	@$(BIN)/python scripts/lock.py

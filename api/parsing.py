@@ -17,6 +17,7 @@ from pydantic import BaseModel
 from starlette.datastructures import QueryParams
 from starlette.requests import Request
 
+from api.room import Guest
 from core.errors import BodyTooLarge, BodyTooSlow, FieldProblem, InvalidInput, MalformedJson, UnsupportedMediaType
 from tasks.long_text import LongText
 from tasks.validation import refusal, validated
@@ -50,14 +51,15 @@ class Document:
     size: int
 
 
-async def read(request: Request, limit: int) -> bytearray:
-    """The body of a request that says it is JSON.
+async def read(request: Request, limit: int, guest: Guest) -> bytearray:
+    """The body of a request that says it is JSON; `guest` takes the room for it.
 
     Raises:
         UnsupportedMediaType: it says otherwise.
         BodyTooLarge: more than `limit` bytes, declared or sent.
         BodyTooSlow: nothing came for `SILENCE_SECONDS`, or not all of it within `BODY_SECONDS`.
         MalformedJson: more values than any request needs.
+        Overloaded: there is no room for it.
     """
     _require_json(request.headers.getlist("content-type"))
     declared = request.headers.get("content-length", "")
@@ -68,6 +70,7 @@ async def read(request: Request, limit: int) -> bytearray:
     try:
         async with asyncio.timeout(SILENCE_SECONDS) as silence, asyncio.timeout(BODY_SECONDS):
             async for chunk in request.stream():
+                guest.take(len(chunk))
                 body += chunk
                 if len(body) > limit:
                     raise _too_large(limit)

@@ -9,12 +9,15 @@ from typing import ParamSpec, TypeVar
 
 from accounts.keys import Keys
 from api.cursors import Cursors
+from api.event_tokens import EventTokens
 from api.rate_limits import RateLimits
+from api.room import Room
 from billing.price_books import PriceBooks
 from core.database import Database
 from core.settings import Settings
 from jobs.artifacts import Artifacts
 from jobs.estimates import Estimates
+from jobs.events import Hub
 from jobs.inputs import Inputs
 from jobs.run_times import RunTimes
 from jobs.snapshot import Queues
@@ -46,6 +49,7 @@ class Services:
     price_books: PriceBooks
     quote_tokens: QuoteTokens
     cursors: Cursors
+    event_tokens: EventTokens
     store: Store
     inputs: Inputs
     uploads: Uploads
@@ -53,6 +57,8 @@ class Services:
     wakeup: Wakeup
     rate_limits: RateLimits
     webhooks: Webhooks
+    hub: Hub
+    room: Room = field(default_factory=lambda: Room(512_000_000))
     large: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(2))
 
     @classmethod
@@ -67,19 +73,20 @@ class Services:
         database = Database(
             settings.database_url, direct_url=settings.database_url_direct, size=settings.database_pool_size
         )
-        base, queues = settings.base_url, Queues(database)
+        base, queues, keys = settings.base_url, Queues(database), Keys(database, settings.key)
         store = open_store(settings, base)
         return cls(
             settings=settings,
             base_url=base,
             database=database,
-            keys=Keys(database, settings.key),
+            keys=keys,
             jobs=Jobs(database),
             queues=queues,
             estimates=Estimates(queues, RunTimes(database)),
             price_books=PriceBooks(database),
             quote_tokens=QuoteTokens(settings.key),
             cursors=Cursors(settings.key),
+            event_tokens=EventTokens(settings.key),
             store=store,
             inputs=Inputs(database, store),
             uploads=Uploads(
@@ -88,8 +95,10 @@ class Services:
             ),
             artifacts=Artifacts(database, store, settings.output_days),
             wakeup=Wakeup(database),
+            room=Room(settings.max_bodies_bytes),
             rate_limits=RateLimits.of(settings),
             webhooks=Webhooks(database, settings.key),
+            hub=Hub(database, keys),
         )
 
     async def offload(self, size: int, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

@@ -10,9 +10,11 @@ from uuid import UUID
 
 from pydantic import ConfigDict, Field
 
+from accounts.keys import Caller
 from api.models import Answer, Instant, Micros, Usd
 from api.routing import BASE
 from api.services import Services
+from core.clock import now
 from core.ids import encode
 from core.money import usd
 from jobs.models import FINAL, Accepted, Job, State
@@ -150,6 +152,10 @@ class AcceptedAnswer(JobIds):
     input_adjustments: list[Adjustment]
     warnings: list[str]
     status_url: str
+    events_url: str = Field(
+        description="Server-sent events of this job. Its token is good for an hour or so, for this alone, and no longer "
+        "than the key that submitted."
+    )
     cancel_url: str = Field(description="DELETE it to cancel.")
 
 
@@ -182,8 +188,15 @@ def job_url(services: Services, job_id: UUID) -> str:
     return f"{services.base_url}{BASE}/media/jobs?jobId={encode('job', job_id)}"
 
 
-def accepted_answer(services: Services, accepted: Accepted, estimate: dict[str, Any]) -> AcceptedAnswer:
-    """The answer to a submit."""
+def events_url(services: Services, job_id: UUID, caller: Caller) -> str:
+    """Where a job's events are read for a while without a key."""
+    expires_at = now() + timedelta(seconds=services.settings.event_token_seconds)
+    token = services.event_tokens.sign(job_id, caller.key_prefix, expires_at)
+    return f"{services.base_url}{BASE}/media/jobs/events?jobId={encode('job', job_id)}&token={token}"
+
+
+def accepted_answer(services: Services, accepted: Accepted, estimate: dict[str, Any], caller: Caller) -> AcceptedAnswer:
+    """The answer to the submit of `caller`."""
     job = accepted.job
     billing = {**_billing(job), "balanceAfterUsd": usd(accepted.balance_after)}
     url = job_url(services, job.id)
@@ -195,6 +208,7 @@ def accepted_answer(services: Services, accepted: Accepted, estimate: dict[str, 
         input_adjustments=[Adjustment(**change) for change in job.input_adjustments],
         warnings=job.warnings,
         status_url=url,
+        events_url=events_url(services, job.id, caller),
         cancel_url=url,
     )
 

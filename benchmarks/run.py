@@ -17,12 +17,15 @@ from benchmarks.claim_at_depth import claim_at_depth
 from benchmarks.event_streams import event_streams
 from benchmarks.hold_race import hold_race
 from benchmarks.image_overhead import image_overhead
+from benchmarks.large_body import large_body
+from benchmarks.media import image_decode
 from benchmarks.model_step import model_step
 from benchmarks.processes import ROOT
 from benchmarks.results import Result, Skipped, document, line, render
 from benchmarks.services import running_postgres
 from benchmarks.status_http import status_http
 from benchmarks.submit_http import submit_http
+from benchmarks.validation import validation
 from core.clock import now, rfc3339
 from killatamata.embedded_postgres import EmbeddedPostgres
 
@@ -39,6 +42,9 @@ BENCHMARKS: Mapping[str, Benchmark] = {
         claim_at_depth,
         hold_race,
         event_streams,
+        large_body,
+        image_decode,
+        validation,
     )
 }
 

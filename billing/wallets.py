@@ -101,3 +101,14 @@ async def _move(
 async def drift(database: Database) -> list[Drift]:
     """Every wallet that disagrees with the ledger: an empty list, unless something is broken."""
     return [Drift(**row) for row in await database.fetch("SELECT * FROM drift ORDER BY account_id")]
+
+
+async def broken_chains(database: Database) -> dict[UUID, int]:
+    """Accounts whose movements do not follow from each other, with the first that does not (0: the wallet itself).
+
+    Reads every movement of every account: an empty dict, unless somebody rewrote the past.
+    """
+    rows = await database.fetch(
+        "SELECT account_id, chain_break(account_id) AS movement FROM wallet WHERE chain_break(account_id) IS NOT NULL"
+    )
+    return {row["account_id"]: row["movement"] for row in rows}

@@ -35,7 +35,7 @@ from jobs.artifacts import Artifacts
 from jobs.leases import SESSION_EXPIRY_SECONDS, Ended, Leases, Outcome, SessionEnded
 from jobs.models import Failure, Lease
 from jobs.run_times import RunTimeLog
-from jobs.wakeup import CHANNEL, STOP_CHANNEL
+from jobs.wakeup import CHANNEL, STOP_CHANNEL, Wakeup
 from media.errors import MediaError
 from models.base import SPOILT
 from storage import StoreUnavailable, open_store
@@ -72,7 +72,8 @@ class Dispatcher:
         self._database = Database(
             url, direct_url=self._settings.database_url_direct, size=self._settings.database_pool_size
         )
-        self._leases = Leases(self._database)
+        self._wakeup = Wakeup(self._database)
+        self._leases = Leases(self._database, self._wakeup.tell)
         self._artifacts = Artifacts(
             self._database, open_store(self._settings, self._settings.base_url), self._settings.output_days
         )
@@ -96,7 +97,11 @@ class Dispatcher:
 
     async def _live(self) -> None:
         await patiently(self._open)
-        await asyncio.gather(*(self._again(loop) for loop in (self._serve_session, self._listen, self._lead)))
+        self._wakeup.start()
+        try:
+            await asyncio.gather(*(self._again(loop) for loop in (self._serve_session, self._listen, self._lead)))
+        finally:
+            await self._wakeup.stop()
 
     async def _open(self) -> None:
         self._turned_at = time.monotonic()
@@ -163,8 +168,10 @@ class Dispatcher:
                 # The claim may have been made all the same, its answer lost: then nobody runs those jobs.
                 self._unsure = True
                 log.warning("a claim failed", session=session, error=repr(error))
+            # Not wait_for: before Python 3.12 it can swallow a cancellation, and this loop would go on without a session.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), POLL_SECONDS)
+                async with asyncio.timeout(POLL_SECONDS):
+                    await self._wake.wait()
 
     async def _listen(self) -> None:
         listener = await self._database.listen(CHANNEL, STOP_CHANNEL)

@@ -84,7 +84,8 @@ class Steps:
     async def await_stop(self, patience_s: float) -> None:
         """Return when `stop` is called, after `patience_s` seconds at the latest."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._stop.wait(), patience_s)
+            async with asyncio.timeout(patience_s):
+                await self._stop.wait()
 
     async def spoilt(self) -> int:
         """How many earlier attempts of this job made what is of no use to anybody."""

@@ -58,27 +58,31 @@ def take_out(prepared: Prepared, raw: object, *, strict: bool = False) -> tuple[
     """
     files: dict[bytes, InlineFile] = {}
     findings = Findings()
-
-    def taken(value: Any, path: str) -> Any:
-        match value:
-            case {"dataBase64": bytes(content), "mimeType": str(given)}:
-                file = _known(content, given, raw, path, findings)
-                files[file.sha256] = file
-                return file.as_json()
-            case dict():
-                return {name: taken(item, f"{path}.{name}" if path else name) for name, item in value.items()}
-            case list():
-                return [taken(item, f"{path}[{index}]") for index, item in enumerate(value)]
-            case _:
-                return value
-
-    effective = taken(prepared.effective_input, "")
+    effective = _without_files(prepared.effective_input, "", raw, files, findings)
     if strict:
         findings.refuse_adjustments()
     if findings.problems:
         raise refusal(findings.problems)
     adjustments = (*prepared.adjustments, *findings.adjustments)
     return replace(prepared, effective_input=effective, adjustments=adjustments), tuple(files.values())
+
+
+def _without_files(value: Any, path: str, raw: object, files: dict[bytes, InlineFile], findings: Findings) -> Any:
+    # No closure: one that calls itself is a cycle, and would keep the files until the next collection.
+    match value:
+        case {"dataBase64": bytes(content), "mimeType": str(given)}:
+            file = _known(content, given, raw, path, findings)
+            files[file.sha256] = file
+            return file.as_json()
+        case dict():
+            return {
+                name: _without_files(item, f"{path}.{name}" if path else name, raw, files, findings)
+                for name, item in value.items()
+            }
+        case list():
+            return [_without_files(item, f"{path}[{index}]", raw, files, findings) for index, item in enumerate(value)]
+        case _:
+            return value
 
 
 def _known(content: bytes, given: str, raw: object, path: str, findings: Findings) -> InlineFile:

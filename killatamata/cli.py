@@ -19,7 +19,7 @@ from killatamata.command import interruptible
 app = App(name="killatamata", help="An open media-generation service on Ray.")
 for command in (cli_jobs.submit, cli_jobs.quote, cli_jobs.receipt):
     app.command(command)
-for group in (cli_jobs.jobs, cli_operator.account, cli_operator.key, cli_operator.ledger):
+for group in (cli_jobs.jobs, cli_operator.account, cli_operator.key, cli_operator.ledger, cli_operator.prices):
     app.command(group)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 account = App(name="account", help="Accounts and their credit.")
 key = App(name="key", help="API keys.")
 ledger = App(name="ledger", help="The double-entry ledger.")
+prices = App(name="prices", help="The price book.")
 
 
 @account.command(name="create")
@@ -128,21 +130,43 @@ def key_revoke(account_id: str, prefix: str) -> int:
 
 @ledger.command(name="check")
 def ledger_check() -> int:
-    """Compare every wallet with its entries and open holds; prints the ones that drift, and fails if there are any."""
+    """Compare every wallet with its entries, its open holds and its chain of hashes; prints what differs, and then fails."""
 
     async def check(settings: Settings) -> int:
         from billing import wallets
 
         async with database(settings) as books:
             drifting = await wallets.drift(books)
+            broken = await wallets.broken_chains(books)
         for wallet in drifting:
             print(wallet)
-        if drifting:
-            raise CommandFailed(f"{len(drifting)} wallets disagree with the ledger")
+        for owner, movement in broken.items():
+            print(f"{encode('acct', owner)}: the chain is broken at movement {movement}")
+        if drifting or broken:
+            raise CommandFailed(f"{len({each.account_id for each in drifting} | set(broken))} wallets disagree")
         print("no drift")
         return 0
 
     return interruptible(check)
+
+
+@prices.command(name="publish")
+def prices_publish(file: Path) -> int:
+    """Put a price book (TOML) into force; what is already quoted or held keeps its price.
+
+    Parameters
+    ----------
+    file:
+        Written like pricing/book.toml; changed prices need a new version.
+    """
+    from killatamata import prices as books_of_prices
+
+    async def publish(settings: Settings) -> int:
+        async with database(settings) as books:
+            print(await books_of_prices.publish(books, file))
+        return 0
+
+    return interruptible(publish)
 
 
 def _account(text: str) -> UUID:

@@ -101,7 +101,8 @@ class Deliveries:
                 except AWAY as error:
                     _log.warning("the outbox cannot be relayed; trying again", error=repr(error))
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(self._woken.wait(), self._schedule.poll)
+                    async with asyncio.timeout(self._schedule.poll):
+                        await self._woken.wait()
                 await asyncio.sleep(_PAUSE_SECONDS)
         finally:
             listening.cancel()

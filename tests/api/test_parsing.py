@@ -16,6 +16,7 @@ from starlette.types import Message
 
 from api import parsing
 from api.parsing import LONG_BYTES, MAX_DEPTH, parse
+from api.room import Guest, Room
 from api.services import LARGE_BYTES, Services
 from core.errors import BodyTooLarge, BodyTooSlow, InvalidInput, MalformedJson
 from tasks.long_text import LongText
@@ -253,7 +254,7 @@ async def test_a_body_that_does_not_come_is_408(monkeypatch: pytest.MonkeyPatch,
 
     request = Request({"type": "http", "headers": [(b"content-type", b"application/json")]}, receive)
     with pytest.raises(BodyTooSlow) as caught:
-        await parsing.read(request, 1000)
+        await parsing.read(request, 1000, Guest(Room(10_000)))
     assert (caught.value.status, caught.value.headers) == (408, {"Connection": "close"})
 
 
@@ -266,4 +267,4 @@ async def test_a_body_that_drips_but_comes_is_read(monkeypatch: pytest.MonkeyPat
         return {"type": "http.request", "body": bytes([left.pop(0)]), "more_body": bool(left)}
 
     request = Request({"type": "http", "headers": [(b"content-type", b"application/json")]}, receive)
-    assert await parsing.read(request, 1000) == b'{"label": 1}'
+    assert await parsing.read(request, 1000, Guest(Room(10_000))) == b'{"label": 1}'

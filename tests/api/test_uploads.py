@@ -36,8 +36,9 @@ async def test_an_upload_gives_a_place_to_send_to_and_a_name(served: Served) -> 
     promise = store.verify_upload(key, dict(parse_qsl(parts.query)), now())
     assert (promise.mime_type, promise.bytes, promise.sha256) == ("image/png", 3, DIGEST.lower())
     assert store.key_of(made["url"]) == key
-    store.put(key, b"abc", "image/png")
-    assert (await served.client.get(made["url"])).content == b"abc"
+    sent = await served.client.put(made["uploadUrl"], content=b"abc", headers={"x-api-key": ""})
+    assert (sent.status_code, sent.json()["error"]) == (422, "invalid_input"), "another digest was promised"
+    assert (await served.client.get(made["url"])).status_code == 410
     job = await served.client.post(
         "/api/v1/media/quotes",
         json={"task": "image.generate", "input": {"prompt": "x", "referenceImages": [made["url"]]}},
@@ -74,6 +75,14 @@ async def test_what_cannot_be_uploaded_is_422(served: Served, changes: Any, prob
     fields = {each["path"]: each for each in answer.json()["details"]["fields"]}
     assert problem in fields
     assert fields[problem].get("nearest") == nearest or nearest is None
+
+
+async def test_what_is_sent_is_what_is_read(served: Served) -> None:
+    made = (await served.client.post(UPLOADS, json=PICTURE)).json()
+    sent = await served.client.put(made["uploadUrl"], content=b"abc", headers={"content-type": "image/png"})
+    assert sent.status_code == 200, sent.text
+    read = await served.client.get(made["url"])
+    assert (read.content, read.headers["content-type"]) == (b"abc", "image/png")
 
 
 async def test_types_are_taken_as_clients_write_them(served: Served) -> None:

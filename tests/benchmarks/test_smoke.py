@@ -12,7 +12,8 @@ import pytest
 
 from benchmarks.processes import ROOT, clean_environment
 
-NAMES = ("submit_http", "status_http", "accept_to_settle", "claim_at_depth", "hold_race", "event_streams")
+NAMES = ("submit_http", "status_http", "accept_to_settle", "claim_at_depth", "hold_race", "event_streams", "large_body")
+PURE = ("image_decode", "validation")
 IN_CLUSTER = ("model_step", "image_overhead")
 
 
@@ -24,7 +25,7 @@ def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", [*NAMES, *(pytest.param(name, marks=pytest.mark.stack) for name in IN_CLUSTER)])
+@pytest.mark.parametrize("name", [*NAMES, *PURE, *(pytest.param(name, marks=pytest.mark.stack) for name in IN_CLUSTER)])
 def test_it_runs(name: str, elsewhere: Path) -> None:
     environment = clean_environment() | {"KILLATAMATA_BENCH_SCALE": "0.005"}
     environment["PYTHONPATH"] = os.pathsep.join([str(elsewhere), str(ROOT)])

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import base64
+import gc
 import hashlib
 import io
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from core.errors import InvalidInput
 from jobs.inputs import InlineFile, Inputs, input_key, take_out
 from storage import Artifact, LocalStore
 from tasks.base import Prepared
+from tasks.long_text import LongText
 from tasks.registry import TASKS
 
 
@@ -142,3 +145,15 @@ async def test_files_are_stored_once_and_their_rows_refreshed(database: Database
     store.delete(file.key)
     await inputs.keep([file])
     assert store.stat(file.key) == Artifact(file.key, file.sha256.hex(), len(file.content), "image/png")
+
+
+def test_the_files_are_let_go_with_their_last_reference() -> None:
+    text = LongText(memoryview(base64.b64encode(picture())))
+    left = weakref.ref(text)
+    gc.disable()
+    try:
+        taken({"prompt": "x", "referenceImages": [{"dataBase64": text, "mimeType": "image/png"}]})
+        del text
+        assert left() is None, "a cycle would keep megabytes until the next collection"
+    finally:
+        gc.enable()
