@@ -10,8 +10,6 @@ from ray import serve
 from core.settings import Settings
 
 _OBJECT_STORE_BYTES = 256 * 1024 * 1024
-_MODEL_BYTES = 3 * 1024**3
-"""What replicas may declare in all; one more than fits waits until another pool has gone to zero."""
 _LOGICAL_CPUS = 16
 """Ray's CPUs are only counters here: replicas and tasks declare small shares of them."""
 
@@ -26,7 +24,7 @@ def start(settings: Settings) -> None:
         namespace="killatamata",
         num_cpus=_LOGICAL_CPUS,
         object_store_memory=_OBJECT_STORE_BYTES,
-        _memory=_MODEL_BYTES,
+        _memory=round(settings.fleet_memory_gib * 2**30),
         include_dashboard=False,
         _node_ip_address="127.0.0.1",
         log_to_driver=False,

@@ -11,15 +11,17 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import ray
 import yaml
 from ray import serve
 from ray.serve._private.common import ReplicaState
 from ray.serve.context import _get_global_client
-from ray.serve.schema import ApplicationStatus, ServeDeploySchema
+from ray.serve.schema import ApplicationStatus, DeploymentSchema, ServeDeploySchema
 
 from core.database import Database
 from core.errors import OperatorError
 from core.log import logger
+from core.settings import PREFIX
 from deployments.replica import ReplicaArgs
 from jobs import leases, pools
 from models.registry import ENGINES, engine
@@ -88,21 +90,37 @@ def _check_engine(name: str, schema: ServeDeploySchema, args: ReplicaArgs) -> No
     except ValueError as error:
         raise BadFleet(f"fleet {name!r}: the options of pool {args.pool!r} are wrong: {error}") from None
     for deployment in next(app for app in schema.applications if app.name == args.pool).deployments:
-        declared = deployment.ray_actor_options
-        memory = getattr(declared, "memory", None)
-        if memory and memory < needed:
+        memory = _declared_memory(deployment)
+        if 0 < memory < needed:
             raise BadFleet(
                 f"fleet {name!r}: pool {args.pool!r} declares {memory / 1e9:g} GB of memory; "
                 f"{args.engine} takes {needed / 1e9:g} GB without its weights"
             )
 
 
+def _declared_memory(deployment: DeploymentSchema) -> float:
+    """Bytes that a replica declares; 0 when it says nothing."""
+    return getattr(deployment.ray_actor_options, "memory", None) or 0.0
+
+
 async def apply(fleet: Fleet, database: Database, *, timeout_s: float = 120) -> None:
     """Bring the cluster to what the fleet says: the dispatcher drains first, unchanged applications stay as they are.
 
     Raises:
+        BadFleet: a replica declares more memory than the cluster has for all.
         FleetFailed: an application did not come up in `timeout_s` seconds; dispatchers that run claim again.
     """
+    async with asyncio.timeout(10):
+        resources: dict[str, float] = await asyncio.to_thread(ray.cluster_resources)
+    granted = resources.get("memory", 0.0)
+    for application in fleet.schema.applications:
+        for deployment in application.deployments:
+            declared = _declared_memory(deployment)
+            if declared > granted:
+                raise BadFleet(
+                    f"a replica of {application.name!r} declares {declared / 2**30:.1f} GiB of memory and all together "
+                    f"are granted {granted / 2**30:.1f}; set {PREFIX}FLEET_MEMORY_GIB to what this machine can give"
+                )
     if DISPATCHER in await status():
         await leases.drain(database, DRAIN_SECONDS)
     try:

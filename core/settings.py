@@ -51,6 +51,12 @@ class Settings(BaseSettings):
         description="At least 32 characters; signs URLs and quotes, peppers keys. Absent: kept in the data folder.",
     )
     fleet: str = Field("embedded", description="Name of a file in deployments/fleets, or a path.")
+    fleet_memory_gib: Annotated[float, Field(gt=0)] = Field(
+        3, description="Host memory that the fleet's replicas may declare in all, in GiB; whoever goes beyond waits."
+    )
+    fleet_seconds: Annotated[float, Field(gt=0)] = Field(
+        120, description="How long a fleet may take to come up; production weights take many minutes the first time."
+    )
     price_book: Path | None = Field(None, description="The operator's price book (TOML); absent: the built-in one.")
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_json: bool | None = Field(None, description="Absent: JSON unless the log goes to a terminal.")

@@ -277,7 +277,7 @@ class Stack:
         from cluster.fleet import apply
 
         assert self._database is not None
-        await apply(fleet, self._database)
+        await apply(fleet, self._database, timeout_s=self.settings.fleet_seconds)
 
     async def _until_healthy(self, url: str) -> None:
         end = time.monotonic() + _HEALTH_SECONDS

@@ -48,7 +48,7 @@ class QwenImageEdit(QwenImage):
         folder = weights.path / "processor"
         pictures = Qwen2VLImageProcessorPil.from_pretrained(folder, local_files_only=True)
         tokenizer = Qwen2Tokenizer.from_pretrained(folder, local_files_only=True)
-        return {"processor": _processor_class()(pictures, tokenizer)}
+        return {"processor": processor_of(pictures, tokenizer)}
 
     def _tokenizer(self, pipeline: Any) -> Any:
         return pipeline.processor.tokenizer
@@ -95,8 +95,8 @@ def padded(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     return np.pad(pixels, margins, constant_values=255) if top or left else pixels
 
 
-def _processor_class() -> Any:
-    """`Qwen2VLProcessor` for pictures alone: its part for videos needs torchvision, and nothing here shows it one."""
+def processor_of(pictures: Any, tokenizer: Any) -> Any:
+    """A `Qwen2VLProcessor` for pictures alone: its part for videos needs torchvision, and nothing here shows it one."""
     from transformers import Qwen2VLProcessor
     from transformers.processing_utils import ProcessorMixin
 
@@ -107,4 +107,4 @@ def _processor_class() -> Any:
             self.video_token_id = tokenizer.convert_tokens_to_ids(self.video_token)
             ProcessorMixin.__init__(self, image_processor, tokenizer)
 
-    return PictureProcessor
+    return PictureProcessor(pictures, tokenizer)

@@ -100,7 +100,7 @@ async def test_a_tampered_cursor_is_refused(served: Served) -> None:
     _, cursor = await listed(served, limit=1)
     assert cursor is not None
     for changed in (
-        cursor[:9] + ("A" if cursor[9] != "A" else "B") + cursor[10:],
+        cursor[:9] + ("A" if cursor[20] != "A" else "B") + cursor[21:],
         "." + cursor,
         cursor.partition(".")[2],
     ):

@@ -11,9 +11,10 @@ import yaml
 from ray import serve
 from ray.serve.schema import ApplicationStatus
 
-from cluster import bring_up, fleet
+from cluster import fleet
 from cluster.fleet import BadFleet, FleetFailed
 from core.database import Database
+from core.settings import Settings
 from tasks.registry import TASKS
 from tests.leasing import session
 
@@ -69,7 +70,7 @@ def test_the_embedded_pools_fit_together_into_the_memory_that_replicas_may_decla
     ]
     assert len(declared) == len(found.pools)
     assert all(declared)
-    assert sum(each or 0 for each in declared) <= bring_up._MODEL_BYTES
+    assert sum(each or 0 for each in declared) <= Settings().fleet_memory_gib * 2**30
 
 
 def test_a_fleet_can_be_a_file_of_ones_own(written: Write) -> None:
@@ -178,6 +179,15 @@ async def test_a_fleet_that_takes_too_long_says_what_is_missing(
         with pytest.raises(FleetFailed, match="dispatcher is RUNNING, idle-pool is missing"):
             await fleet.apply(fleet.load(written(DISPATCHER, MODEL)), database, timeout_s=0.5)
         assert await database.fetch_value("SELECT drain_by FROM session WHERE id = $1", number) is None
+
+
+async def test_a_fleet_that_needs_more_memory_than_is_granted_is_refused_before_anything_is_deployed(
+    ray_cluster: None, cluster_database: Database
+) -> None:
+    before = await fleet.status()
+    with pytest.raises(BadFleet, match=r"declares 59\.6 GiB.*granted 3\.0; set KILLATAMATA_FLEET_MEMORY_GIB"):
+        await fleet.apply(fleet.load("single-gpu"), cluster_database)
+    assert await fleet.status() == before
 
 
 async def test_a_control_call_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:

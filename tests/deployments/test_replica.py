@@ -20,7 +20,7 @@ from ray.exceptions import ObjectLostError
 from core.database import Database
 from deployments import replica as replica_module
 from deployments.messages import Call, End, Faulted, Finished, Halted, Message, Progress, Started
-from deployments.replica import ReplicaArgs, with_objects
+from deployments.replica import Replica, ReplicaArgs, with_objects
 from jobs import permits
 from models import registry
 from models.base import NotReady
@@ -251,3 +251,17 @@ async def test_lost_objects_begin_nothing_and_are_nobodys_fault(
     assert isinstance(end, Halted)
     assert (end.step, end.gpu_seconds, journal.events("lost", "enter")) == (0, 0.0, [])
     assert isinstance((await said(replica, await call(Ask("found"))))[-1], Finished)
+
+
+def test_what_the_options_need_beside_the_weights_is_fetched_and_counts_in_the_digest(
+    in_cluster: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits: list[tuple[str, float]] = []
+    monkeypatch.setattr(replica_module, "limit_memory", lambda device, share: limits.append((device, share)))
+    lora = {"weights": "tiny:qwen-image-lora", "file": "lora.safetensors"}
+    plain = Replica(ReplicaArgs.model_validate({**ARGS, "vramGiB": 30}))
+    distilled = Replica(ReplicaArgs.model_validate({**ARGS, "options": {"distillation": {"lora": lora, "steps": 4}}}))
+    assert plain._weights.digest != distilled._weights.digest
+    assert plain._weights.path == distilled._weights.path
+    assert list(distilled._weights.additions) == ["lora"]
+    assert limits == [("cpu", 30)]

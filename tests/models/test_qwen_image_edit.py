@@ -3,6 +3,8 @@ from __future__ import annotations
 import json
 import shutil
 import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -177,3 +179,28 @@ def test_padding_keeps_every_pixel_in_the_middle_and_reaches_four_to_one(width: 
     assert (made is given_pixels) == (max(width, height) <= 4 * min(width, height))
     assert abs((made.shape[0] - 1 - rows.max()) - rows.min()) <= 1
     assert abs((made.shape[1] - 1 - columns.max()) - columns.min()) <= 1
+
+
+def test_replicas_in_two_processes_give_the_same_bytes(tiny: Weights, tiny_edit: Weights) -> None:
+    program = f"""
+import hashlib
+from pathlib import Path
+import numpy as np
+from models.registry import engine
+from models.qwen_image import ImageRequest
+from models.weights import Weights
+for name, path, options, references in (
+    ("qwen-image", {str(tiny.path)!r}, {{}}, ()),
+    ("qwen-image-edit", {str(tiny_edit.path)!r}, {SMALL!r}, (np.arange(64 * 96 * 3).reshape(64, 96, 3).astype(np.uint8),)),
+):
+    made = engine(name, options)
+    made.load(Weights("dir:w", Path(path), ""), "cpu")
+    request = ImageRequest(prompt="a fox", width=128, height=96, steps=4, seed=7, references=references)
+    print(hashlib.sha256(made.run(request, lambda *_: None).pixels.tobytes()).hexdigest())
+"""
+    said = [
+        subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+        for _ in range(2)
+    ]
+    assert said[0] == said[1]
+    assert len(set(said[0].split())) == 2

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import signal
@@ -241,3 +242,46 @@ class TestHub:
     def test_what_is_nowhere_is_named(self, tmp_path: Path) -> None:
         with pytest.raises(WeightsUnavailable, match=f"hf:org/repo@{REVISION}"):
             resolve(f"hf:org/repo@{REVISION}", tmp_path)
+
+    def test_one_file_of_a_repository_is_weights_of_its_own(self, tmp_path: Path) -> None:
+        snapshot = tmp_path / "hub" / "models--org--repo" / "snapshots" / REVISION
+        (snapshot / "sub").mkdir(parents=True)
+        (snapshot / "sub" / "lora.safetensors").write_bytes(b"x")
+        found = resolve(f"hf:org/repo@{REVISION}", tmp_path, file="sub/lora.safetensors")
+        assert found.path == snapshot / "sub" / "lora.safetensors"
+        assert found.digest != resolve(f"hf:org/repo@{REVISION}", tmp_path).digest
+        with pytest.raises(WeightsUnavailable, match="no file 'other'"):
+            resolve(f"hf:org/repo@{REVISION}", tmp_path, file="other")
+
+
+class TestOneFile:
+    def test_its_digest_is_its_content_and_nothing_beside_it_counts(self, tmp_path: Path) -> None:
+        (tmp_path / "a").write_bytes(b"content")
+        found = resolve(f"dir:{tmp_path}", tmp_path, file="a")
+        assert (found.path, found.digest) == (tmp_path / "a", f"sha256:{hashlib.sha256(b'content').hexdigest()}")
+        (tmp_path / "b").write_bytes(b"more")
+        assert resolve(f"dir:{tmp_path}", tmp_path, file="a") == found
+
+    @pytest.mark.parametrize("file", ["", "b", "sub"])
+    def test_what_is_no_file_is_named(self, tmp_path: Path, file: str) -> None:
+        (tmp_path / "sub").mkdir()
+        with pytest.raises(WeightsUnavailable, match="has no file"):
+            resolve(f"dir:{tmp_path}", tmp_path, file=file)
+
+    @pytest.mark.parametrize("file", ["../a", "/etc/passwd", "sub/../../a"])
+    def test_it_lies_inside(self, tmp_path: Path, file: str) -> None:
+        with pytest.raises(MalformedReference, match="inside"):
+            resolve(f"dir:{tmp_path}", tmp_path, file=file)
+
+
+def test_additions_count_in_the_digest_by_name_and_content(tmp_path: Path) -> None:
+    base, one, two = (Weights(f"dir:{name}", tmp_path, f"sha256:{name}") for name in ("base", "one", "two"))
+    variants = [
+        base,
+        base.with_addition("lora", one),
+        base.with_addition("lora", two),
+        base.with_addition("other", one),
+    ]
+    assert len({each.digest for each in variants}) == 4
+    assert variants[1].additions == {"lora": one}
+    assert base.additions == {}
