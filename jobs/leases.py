@@ -14,6 +14,7 @@ import asyncpg
 
 from core.clock import rfc3339
 from core.database import Database
+from jobs import pools
 from jobs.models import Failure, Lease
 
 SESSION_EXPIRY_SECONDS = 6.0
@@ -217,10 +218,12 @@ class Leases:
         return count
 
     async def sweep(self) -> None:
-        """What one dispatcher does for all each second: end late jobs, promote parked ones that were passed over."""
+        """What one dispatcher does for all each second: end late jobs, promote parked ones, say where each line begins."""
         await self.time_out_starts()
         await self.cancel_due()
         await self._database.execute("SELECT flow_catch_up()")
+        for pool in await pools.names(self._database):
+            await self._database.execute("SELECT queue_floor($1)", pool)
 
 
 async def drain(database: Database, grace_seconds: float) -> None:

@@ -137,7 +137,8 @@ BEGIN
     DELETE FROM stage WHERE job_id = p_job AND fence = p_fence;
     DELETE FROM attempt WHERE job_id = p_job AND fence = p_fence;
   END IF;
-  UPDATE queue SET state = 'ready', begun = v_starts > 0 WHERE job_id = p_job;
+  UPDATE queue SET state = 'ready', begun = v_starts > 0, tag = greatest(tag, clock)
+    FROM pool WHERE job_id = p_job AND pool.name = queue.pool;
   UPDATE job SET state = 'queued', session_id = NULL, fence = fence + 1, attempts = attempts + p_counts::int,
       starts = v_starts, started_at = CASE WHEN v_starts > 0 THEN started_at END, sequence = sequence + 1, stage = NULL
     WHERE id = p_job RETURNING sequence INTO v_sequence;
@@ -180,15 +181,18 @@ BEGIN
   RETURN v_job.id;
 END $$;
 
--- Lease up to `p_n` jobs of a pool, one more than it has free slots, so that a replica never waits for the next one (and a
--- pool at zero replicas is woken). Errors: KT440 the session has ended.
+-- Lease up to `p_n` jobs of a pool (a hundred at most: a limit that the planner knows), one more than it has free slots, so
+-- that a replica never waits for the next one (and a pool at zero replicas is woken). Both looks begin at their floor, because below it an old snapshot may keep the entries of
+-- any number of earlier jobs: `floor` is the sweep's (queue_floor), `leased_floor` is kept here, where every lease is made
+-- under the pool's lock, so that none is ever left uncounted. Errors: KT440 the session has ended.
 CREATE OR REPLACE FUNCTION claim(p_pool text, p_n int, p_session bigint)
 RETURNS TABLE (job_id uuid, fence int, account_id uuid, task text, segment smallint, effective_input jsonb,
-               checkpoint jsonb, request_id text) LANGUAGE plpgsql AS $$
+               checkpoint jsonb, request_id text) LANGUAGE plpgsql SET plan_cache_mode = 'force_generic_plan' AS $$
 #variable_conflict use_column
 DECLARE
   v_drain_by timestamptz;
-  v_slots int;
+  v_pool pool;
+  v_lowest double precision;
   v_take int;
   v_jobs uuid[];
 BEGIN
@@ -199,24 +203,32 @@ BEGIN
   IF v_drain_by IS NOT NULL THEN
     RETURN;
   END IF;
-  SELECT slots INTO v_slots FROM pool WHERE name = p_pool AND NOT paused FOR NO KEY UPDATE;
+  SELECT * INTO v_pool FROM pool WHERE name = p_pool AND NOT paused FOR NO KEY UPDATE;
   IF NOT FOUND THEN
     RETURN;
   END IF;
-  v_take := least(p_n, v_slots + 1 - (SELECT count(*) FROM queue WHERE pool = p_pool AND state = 'leased'));
+  SELECT least(p_n, 100, v_pool.slots + 1 - count(*)), min(tag) INTO v_take, v_lowest
+    FROM queue WHERE pool = p_pool AND state = 'leased' AND tag >= v_pool.leased_floor;
   IF v_take <= 0 THEN
     RETURN;
   END IF;
-  WITH picked AS (
-    SELECT job_id FROM queue WHERE pool = p_pool AND state = 'ready' ORDER BY begun DESC, tag, job_id LIMIT v_take
-      FOR UPDATE SKIP LOCKED
+  WITH begun AS (
+    SELECT job_id FROM queue WHERE pool = p_pool AND state = 'ready' AND begun AND tag >= v_pool.floor
+      ORDER BY tag, job_id LIMIT 100 FOR UPDATE SKIP LOCKED
+  ), fresh AS (
+    SELECT job_id FROM queue WHERE pool = p_pool AND state = 'ready' AND NOT begun AND tag >= v_pool.floor
+      ORDER BY tag, job_id LIMIT 100 FOR UPDATE SKIP LOCKED
+  ), picked AS MATERIALIZED (
+    TABLE begun UNION ALL TABLE fresh LIMIT v_take
   ), leased AS (
     UPDATE queue SET state = 'leased' FROM picked WHERE queue.job_id = picked.job_id RETURNING queue.job_id, queue.tag
-  ), clock AS (
-    UPDATE pool SET clock = greatest(clock, (SELECT max(tag) FROM leased))
-      WHERE name = p_pool AND clock < (SELECT max(tag) FROM leased)
+  ), taken AS (
+    SELECT array_agg(job_id) AS jobs, min(tag) AS lowest, max(tag) AS highest FROM leased
+  ), moved AS (
+    UPDATE pool SET clock = greatest(clock, highest), leased_floor = least(v_lowest, lowest)
+      FROM taken WHERE name = p_pool AND highest IS NOT NULL
   )
-  SELECT array_agg(job_id) INTO v_jobs FROM leased;
+  SELECT jobs INTO v_jobs FROM taken;
   IF v_jobs IS NULL THEN
     RETURN;
   END IF;

@@ -1,7 +1,8 @@
 -- The queue. Between accounts: start-time fair queueing per (account, pool); a job's tag is its account's virtual start
 -- time, the pool's clock is the newest tag claimed (Goyal, Vin and Cheng, "Start-time fair queueing", 1996). Inside an
 -- account: turns, by class, weighted 8:4:1 (interactive, standard, batch). Only an account's first jobs in a pool, as
--- many as its concurrency, are tagged `ready`; the others are `parked` and follow one by one.
+-- many as its concurrency, are tagged `ready`; the others are `parked` and follow one by one. Whatever becomes ready has a
+-- tag at or above the clock as it was then, which is what a claim's floor relies on.
 --
 -- Lock order, everywhere: session, pool, queue, job, flow (several by pool), hold, wallet. Whoever holds a flow takes rows of
 -- the queue only with SKIP LOCKED. One transaction ends at most one job.
@@ -127,7 +128,7 @@ BEGIN
   INSERT INTO flow (account_id, pool) VALUES (v_old.account_id, p_pool) ON CONFLICT DO NOTHING;
   PERFORM FROM flow WHERE account_id = v_old.account_id AND pool IN (v_old.pool, p_pool) ORDER BY pool FOR UPDATE;
   UPDATE flow SET active = active + 1 WHERE account_id = v_old.account_id AND pool = p_pool RETURNING turn INTO v_turn;
-  UPDATE queue SET pool = p_pool, state = 'ready', begun = true, turn = v_turn, tag = least(tag, clock)
+  UPDATE queue SET pool = p_pool, state = 'ready', begun = true, turn = v_turn, tag = clock
     FROM pool WHERE job_id = p_job AND pool.name = p_pool;
   PERFORM flow_left(v_old);
 END $$;
@@ -140,3 +141,16 @@ CREATE OR REPLACE FUNCTION flow_catch_up() RETURNS bigint LANGUAGE sql AS $$
   )
   SELECT coalesce(sum(flow_promote(account_id, pool)), 0) FROM behind
 $$;
+
+-- Set a pool's floor to its first ready job, or to the clock as the sweep before saw it: whatever becomes ready later comes
+-- above that. Who read the clock before that sweep and commits only now stays below until the next one lowers the floor.
+CREATE OR REPLACE FUNCTION queue_floor(p_pool text) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+  v_begun double precision;
+  v_fresh double precision;
+BEGIN
+  SELECT tag INTO v_begun FROM queue WHERE pool = p_pool AND state = 'ready' AND begun ORDER BY tag, job_id LIMIT 1;
+  SELECT tag INTO v_fresh FROM queue WHERE pool = p_pool AND state = 'ready' AND NOT begun ORDER BY tag, job_id LIMIT 1;
+  UPDATE pool SET floor = least(mark, v_begun, v_fresh), mark = clock
+    WHERE name = p_pool AND (floor, mark) IS DISTINCT FROM (least(mark, v_begun, v_fresh), clock);
+END $$;
