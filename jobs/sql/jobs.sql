@@ -38,15 +38,14 @@ DECLARE
   v_now timestamptz := clock_timestamp();
 BEGIN
   IF p_key IS NOT NULL THEN
-    SELECT * INTO v_replay FROM idempotency_begin(p_account, p_route, p_key, p_fingerprint, 202::smallint, p_job);
-    IF FOUND THEN
+    v_replay := idempotency_begin(p_account, p_route, p_key, p_fingerprint, 202::smallint, p_job);
+    IF v_replay.key IS NOT NULL THEN
       RETURN QUERY SELECT v_replay.job_id, true, NULL::timestamptz, NULL::bigint;
       RETURN;
     END IF;
   END IF;
-  IF NOT (SELECT coalesce(bool_and(EXISTS (SELECT FROM pool WHERE name = needed AND NOT retired)), false)
-          FROM unnest(p_pools) needed) THEN
-    RAISE 'no such pool' USING ERRCODE = 'KT503', DETAIL = array_to_string(p_pools, ', ');
+  IF cardinality(p_pools) = 0 THEN
+    RAISE 'no pool' USING ERRCODE = 'KT503', DETAIL = '';
   END IF;
   INSERT INTO job (id, account_id, task, effective_input, input_adjustments, warnings, billing, amount, pools, request_id,
       start_by, cancel_by, webhook_url, created_at)
@@ -57,7 +56,7 @@ BEGIN
   IF cardinality(p_inputs) > 0 THEN
     INSERT INTO job_input (job_id, sha256) SELECT DISTINCT p_job, sha256 FROM unnest(p_inputs) AS given (sha256);
   END IF;
-  PERFORM flow_join(p_job, p_account, p_pools[1], p_class, p_cost);
+  PERFORM flow_join(p_job, p_account, p_pools, p_class, p_cost);
   RETURN QUERY SELECT p_job, false, v_now, hold_open(p_job, p_account, p_amount, p_request_id);
 END $$;
 
@@ -97,12 +96,15 @@ BEGIN
   PERFORM hold_settle(p_job, p_state = 'succeeded', v_request_id);
 END $$;
 
--- The row of a job that this fence still owns, locked in the right order; no row when the fence is late.
-CREATE OR REPLACE FUNCTION job_owned(p_job uuid, p_fence int) RETURNS SETOF job LANGUAGE plpgsql AS $$
+-- The row of a job that this fence still owns; NULL when the fence is late. The queue's row is locked, which is enough: nobody
+-- else changes a job's state, fence or wish to stop without it.
+CREATE OR REPLACE FUNCTION job_owned(p_job uuid, p_fence int) RETURNS job LANGUAGE plpgsql AS $$
+DECLARE
+  v_job job;
 BEGIN
   PERFORM FROM queue WHERE queue.job_id = p_job FOR UPDATE;
-  RETURN QUERY SELECT * FROM job WHERE id = p_job AND fence = p_fence AND state = 'running' AND session_id IS NOT NULL
-    FOR UPDATE;
+  SELECT * INTO v_job FROM job WHERE id = p_job AND fence = p_fence AND state = 'running' AND session_id IS NOT NULL;
+  RETURN v_job;
 END $$;
 
 -- End a lease without a result. `p_counts`: the attempt is one of the three a job has (a replica died under it, the engine
@@ -115,8 +117,8 @@ DECLARE
   v_starts int;
   v_sequence int;
 BEGIN
-  SELECT * INTO v_job FROM job_owned(p_job, p_fence);
-  IF NOT FOUND THEN
+  v_job := job_owned(p_job, p_fence);
+  IF v_job.id IS NULL THEN
     RETURN 'stale';
   END IF;
   IF v_job.cancel_requested_at IS NOT NULL THEN
@@ -253,8 +255,8 @@ DECLARE
   v_job job;
   v_pool text;
 BEGIN
-  SELECT * INTO v_job FROM job_owned(p_job, p_fence);
-  IF NOT FOUND THEN
+  v_job := job_owned(p_job, p_fence);
+  IF v_job.id IS NULL THEN
     RETURN 'stale';
   END IF;
   IF v_job.cancel_requested_at IS NOT NULL THEN
@@ -277,14 +279,16 @@ END $$;
 CREATE OR REPLACE FUNCTION settle(p_job uuid, p_fence int, p_state text, p_result jsonb, p_failure jsonb)
 RETURNS text LANGUAGE plpgsql AS $$
 DECLARE
-  v_job job;
+  v_cancelled boolean;
   v_state text := p_state;
 BEGIN
-  SELECT * INTO v_job FROM job_owned(p_job, p_fence);
+  PERFORM FROM queue WHERE queue.job_id = p_job FOR UPDATE;
+  SELECT cancel_requested_at IS NOT NULL INTO v_cancelled FROM job
+    WHERE id = p_job AND fence = p_fence AND state = 'running' AND session_id IS NOT NULL;
   IF NOT FOUND THEN
     RETURN 'stale';
   END IF;
-  IF v_job.cancel_requested_at IS NOT NULL THEN
+  IF v_cancelled THEN
     v_state := 'cancelled';
   ELSIF p_state = 'cancelled' THEN
     RETURN hand_back(p_job, p_fence, 'stopped', false);

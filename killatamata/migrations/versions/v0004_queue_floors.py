@@ -1,4 +1,4 @@
-"""Floors of each pool's line and leases."""
+"""Floors of each pool's line and leases, and fewer checks of what is known already."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ down_revision = "0003"
 
 
 def upgrade() -> None:
-    """Add the floors, all at the bottom, and order the index of leases by tag."""
+    """Add the floors, all at the bottom, order the index of leases by tag, and drop foreign keys that nothing can break."""
     run_file("0004_queue_floors.sql")
