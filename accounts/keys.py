@@ -9,12 +9,16 @@ from __future__ import annotations
 import hmac
 import re
 import secrets
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
 from core.database import Connection, Database
 from core.errors import AmbiguousPrefix, FieldProblem, InvalidInput, NotFound
+
+REVOKED_CHANNEL = "key_revoked"
+"""A key was revoked; the payload is its prefix."""
 
 _ALPHABET = "abcdefghjkmnpqrstvwxyz0123456789"
 _FORM = re.compile(r"kt_([a-z0-9]{8})_([a-z0-9]{32})")
@@ -79,6 +83,20 @@ class Keys:
             )
         return Caller(row["account_id"], row["prefix"])
 
+    async def holder(self, prefix: str) -> Caller | None:
+        """Whose key begins with this prefix, or None for an unknown or revoked one: for tokens that a key gave out."""
+        account_id = await self._database.fetch_value(
+            "SELECT account_id FROM api_key WHERE prefix = $1 AND revoked_at IS NULL", prefix
+        )
+        return None if account_id is None else Caller(account_id, prefix)
+
+    async def revoked(self, prefixes: Iterable[str]) -> set[str]:
+        """Those of the prefixes whose key was revoked."""
+        rows = await self._database.fetch(
+            "SELECT prefix FROM api_key WHERE prefix = ANY($1) AND revoked_at IS NOT NULL", list(prefixes)
+        )
+        return {row["prefix"] for row in rows}
+
     async def create(self, connection: Connection, account_id: UUID, label: str) -> tuple[str, ApiKey]:
         """A new key of the account: the full key, to be shown once, and its record."""
         while True:
@@ -130,4 +148,5 @@ class Keys:
             f" RETURNING {_COLUMNS}",
             rows[0]["prefix"],
         )
+        await connection.execute("SELECT pg_notify($1, $2)", REVOKED_CHANNEL, row["prefix"])
         return ApiKey(**row)

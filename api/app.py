@@ -12,7 +12,21 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
-from api import balance, billing, health, jobs, keys, limits, metrics, openapi, quotes, webhooks
+from api import (
+    balance,
+    billing,
+    events,
+    health,
+    jobs,
+    keys,
+    limits,
+    metrics,
+    openapi,
+    outputs,
+    quotes,
+    uploads,
+    webhooks,
+)
 from api.cors import Cors
 from api.errors import HANDLERS
 from api.middleware import RequestContext
@@ -20,6 +34,7 @@ from api.objects import read_object
 from api.observation import Observation
 from api.routing import Operation, routes
 from api.services import Services
+from api.stopping import foretold
 from api.uploaded import put_upload
 from core.database import UNAVAILABLE, patiently
 from core.log import configure, logger
@@ -29,7 +44,10 @@ OPERATIONS: tuple[Operation, ...] = (
     jobs.submit_job,
     jobs.get_jobs,
     jobs.cancel_job,
+    events.stream_events,
     quotes.create_quote,
+    uploads.create_upload,
+    outputs.delete_outputs,
     webhooks.get_webhook_secret,
     webhooks.rotate_webhook_secret,
     webhooks.list_deliveries,
@@ -101,9 +119,12 @@ async def _lifespan(app: Starlette) -> AsyncIterator[None]:
         _log.warning("the database is not reachable; trying again and again", error=repr(error))
         opening = asyncio.create_task(_open_patiently(services))
     services.wakeup.start()
+    services.hub.start()
     try:
-        yield
+        with foretold(services.hub.close):
+            yield
     finally:
+        await services.hub.stop()
         await services.wakeup.stop()
         if opening is not None:
             opening.cancel()

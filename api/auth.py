@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
 from starlette.datastructures import Headers
+from starlette.requests import Request
 
 from accounts.keys import Caller, Keys
+from api.services import Services
 from core.errors import Unauthorized
 
 _MAX_CHARACTERS = 256
@@ -40,3 +45,19 @@ async def authenticate(headers: Headers, keys: Keys) -> Caller:
     if caller is None:
         raise Unauthorized
     return caller
+
+
+@dataclass(frozen=True)
+class Access:
+    """How an operation finds out who calls; `schemes` are the ways' names in OpenAPI."""
+
+    caller: Callable[[Request, Services], Awaitable[Caller]]
+    schemes: tuple[str, ...]
+
+
+async def _by_key(request: Request, services: Services) -> Caller:
+    return await authenticate(request.headers, services.keys)
+
+
+KEY = Access(_by_key, ("bearer", "apiKey"))
+"""An API key, the way of all operations but few."""

@@ -9,6 +9,7 @@ from uuid import UUID
 from starlette.requests import Request
 
 from accounts.keys import Caller
+from api.room import Guest
 from api.services import Services
 from core.errors import Unauthorized
 
@@ -21,7 +22,7 @@ class Call(Generic[BodyT_co, QueryT_co]):
     """A request whose caller, query and body were checked.
 
     `route` names the operation in idempotency records (`POST /keys`). `fingerprint` is the SHA-256 of the canonical
-    body, `body_bytes` its size. Without a body, `body` is None and both are empty.
+    body, `body_bytes` its size. Without a body, `body` is None and both are empty. `guest` has the room for the body.
     """
 
     request: Request
@@ -33,6 +34,7 @@ class Call(Generic[BodyT_co, QueryT_co]):
     body_bytes: int
     fingerprint: bytes
     idempotency_key: str | None
+    guest: Guest
 
     @property
     def account_id(self) -> UUID:
@@ -41,9 +43,18 @@ class Call(Generic[BodyT_co, QueryT_co]):
         Raises:
             Unauthorized: the operation is public and nobody was asked for a key.
         """
+        return self.known_caller.account_id
+
+    @property
+    def known_caller(self) -> Caller:
+        """The caller.
+
+        Raises:
+            Unauthorized: the operation is public and nobody was asked for a key.
+        """
         if self.caller is None:
             raise Unauthorized
-        return self.caller.account_id
+        return self.caller
 
     @property
     def request_id(self) -> str:

@@ -10,6 +10,7 @@ from pydantic import Field, RootModel
 from pydantic.alias_generators import to_camel
 from starlette.responses import Response
 
+from api import waiting
 from api.call import Call
 from api.cursors import MAX_CHARACTERS
 from api.idempotency import REPLAYED
@@ -31,6 +32,7 @@ from core.errors import (
     QuoteExpired,
     QuoteMismatch,
     RateLimited,
+    StorageUnavailable,
     TaskUnavailable,
 )
 from jobs.models import Accepted, Job, State, Submission
@@ -94,12 +96,24 @@ class JobOrJobs(RootModel[JobAnswer | JobsAnswer]):
         OverMaxCost,
         QueueFull,
         RateLimited,
+        StorageUnavailable,
         TaskUnavailable,
     ),
+    also={HTTPStatus.OK: JobAnswer},
+    headers={waiting.HEADER: waiting.DESCRIPTION},
 )
 @counted
 async def submit_job(call: Call[JobBody, OfferQuery]) -> Response:
     """Submit a job. Its price is held now, captured by success, and released by any other end."""
+    seconds = waiting.wished(call.request.headers, call.services.settings.prefer_wait_seconds)
+    accepted = await _admit(call)
+    # The caller may wait for its job, and its media need not wait with it.
+    call.body.input.clear()
+    call.guest.leave()
+    return await _answered(call, accepted, seconds)
+
+
+async def _admit(call: Call[JobBody, OfferQuery]) -> Accepted:
     services, body = call.services, call.body
     try:
         made = await offer(call, body.quote_token)
@@ -110,7 +124,7 @@ async def submit_job(call: Call[JobBody, OfferQuery]) -> Response:
         earlier = await services.jobs.replayed(call.account_id, call.idempotency_key, call.fingerprint)
         if earlier is None:
             raise
-        return await _accepted(call, earlier)
+        return earlier
     effective = made.prepared.effective_input
     submission = Submission(
         account_id=call.account_id,
@@ -128,6 +142,8 @@ async def submit_job(call: Call[JobBody, OfferQuery]) -> Response:
         start_timeout_seconds=body.start_timeout_seconds or services.settings.start_timeout_seconds,
         cancel_after_seconds=body.cancel_after_seconds,
         webhook_url=body.webhook_url,
+        inputs=tuple(file.sha256 for file in made.files),
+        inputs_kept_at=await services.inputs.keep(made.files),
     )
     try:
         accepted = await services.jobs.submit(submission)
@@ -135,15 +151,20 @@ async def submit_job(call: Call[JobBody, OfferQuery]) -> Response:
         error.details["topUpUrl"] = f"{services.base_url}/dashboard"
         raise
     services.wakeup.ask()
-    return await _accepted(call, accepted)
+    return accepted
 
 
-async def _accepted(call: Call[JobBody, OfferQuery], accepted: Accepted) -> Response:
+async def _answered(call: Call[JobBody, OfferQuery], accepted: Accepted, seconds: int | None) -> Response:
     count_accepted(accepted)
-    job = accepted.job
-    duration = await call.services.estimates.estimate(TASKS[job.task], job.effective_input)
-    headers = {"Location": job_url(call.services, job.id), **(REPLAYED if accepted.replayed else {})}
-    return accepted_answer(call.services, accepted, duration).response(HTTPStatus.ACCEPTED, headers)
+    services, job = call.services, accepted.job
+    headers = REPLAYED if accepted.replayed else {}
+    if seconds is not None and await waiting.has_ended(call.request, services.hub, job, seconds):
+        ended = await services.jobs.get(call.account_id, job.id)
+        headers = headers | waiting.applied(seconds)
+        return job_answer(services, ended, details=False, instant=now()).response(headers=headers)
+    duration = await services.estimates.estimate(TASKS[job.task], job.effective_input)
+    answer = accepted_answer(services, accepted, duration, call.known_caller)
+    return answer.response(HTTPStatus.ACCEPTED, headers | {"Location": job_url(services, job.id)})
 
 
 @operation("GET", PATH, tag="media", answer=JobOrJobs, query=JobsQuery, errors=(NotFound,))
@@ -187,6 +208,7 @@ async def cancel_job(call: Call[None, JobQuery]) -> Response:
     most_running = call.services.settings.running_cancels_a_day
     wanted = job_id(call.query.job_id)
     job = await call.services.jobs.cancel(call.account_id, wanted, call.request_id, most_running=most_running)
+    call.services.wakeup.tell(job.id)
     return await _answer(call, job, details=False)
 
 

@@ -19,6 +19,7 @@ from core.egress import FetchFailed, check_url
 from core.errors import FieldProblem, OverMaxCost
 from core.money import parse_usd, usd
 from core.settings import Settings
+from jobs.inputs import InlineFile, take_out
 from pricing.quotes import Quote
 from pricing.registry import quote
 from pricing.tokens import MAX_TOKEN_CHARACTERS, QuoteClaim
@@ -92,10 +93,11 @@ class OfferQuery(Query):
 
 @dataclass(frozen=True)
 class Offer:
-    """A task with a complete input and its price."""
+    """A task with a complete input and its price. `files` came inside the request and are not yet stored."""
 
     task: Task[Any]
     prepared: Prepared
+    files: tuple[InlineFile, ...]
     quote: Quote
 
     @property
@@ -124,7 +126,9 @@ async def offer(call: Call[QuoteBody, OfferQuery], quote_token: str | None = Non
     if body.webhook_url is not None:
         _check_webhook(body.webhook_url, services.settings)
     claim = None if quote_token is None else services.quote_tokens.read(quote_token, now())
-    prepared = await services.offload(call.body_bytes, _prepare, chosen, body.input, call.query.strict, account, claim)
+    prepared, files = await services.offload(
+        call.body_bytes, _prepare, chosen, body.input, call.query.strict, account, claim
+    )
     books = services.price_books
     book = await (books.current() if claim is None else books.version(claim.book_version))
     price = quote(chosen.name, prepared.effective_input, book)
@@ -135,7 +139,7 @@ async def offer(call: Call[QuoteBody, OfferQuery], quote_token: str | None = Non
             fields=[FieldProblem("maxCostUsd", f"is below the price of {cost}", nearest=cost)],
             details={"amountUsd": cost, "maxCostUsd": limit},
         )
-    return Offer(chosen, prepared, price)
+    return Offer(chosen, prepared, files, price)
 
 
 def _check_webhook(url: str, settings: Settings) -> None:
@@ -145,9 +149,11 @@ def _check_webhook(url: str, settings: Settings) -> None:
         raise refusal([FieldProblem("webhookUrl", error.reason)]) from None
 
 
-def _prepare(chosen: Task[Any], raw: object, strict: bool, account: str, claim: QuoteClaim | None) -> Prepared:
-    prepared = chosen.prepare(raw, strict=strict)
-    return prepared if claim is None else claim.apply(account, chosen, prepared)
+def _prepare(
+    chosen: Task[Any], raw: object, strict: bool, account: str, claim: QuoteClaim | None
+) -> tuple[Prepared, tuple[InlineFile, ...]]:
+    prepared, files = take_out(chosen.prepare(raw, strict=strict), raw, strict=strict)
+    return prepared if claim is None else claim.apply(account, chosen, prepared), files
 
 
 def _form(base: type[QuoteBody], noun: str, task: Task[Any]) -> type[QuoteBody]:

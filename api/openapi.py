@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from http import HTTPStatus
 from importlib.metadata import version
 from itertools import groupby
 from typing import Any
 
+from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 from starlette.responses import Response
 
+from api.auth import KEY
 from api.call import Call
 from api.idempotency import HEADERS, MAX_CHARACTERS
 from api.models import Answer, Query
@@ -28,7 +31,22 @@ _HEADERS = {
     "Retry-After": "Seconds to wait before the next try.",
     "RateLimit": "Under the policy named: r requests are left; t seconds until more come back.",
     "RateLimit-Policy": "The policy named: q requests in any w seconds.",
+    "Preference-Applied": "The wait that was asked for and kept.",
     "WWW-Authenticate": "The scheme to use: Bearer.",
+}
+
+_STREAMED = {
+    "text/event-stream": {
+        "type": "object",
+        "description": "Each event of the stream.",
+        "required": ["id", "event", "data"],
+        "properties": {
+            "id": {"type": "string", "pattern": "^[0-9]+$", "description": "The job's sequence."},
+            "event": {"type": "string", "enum": ["state", "stage", "progress", "preview", "cancel_requested"]},
+            "data": {"type": "string", "contentMediaType": _JSON, "description": "A JSON object: what is new."},
+            "retry": {"type": "integer", "description": "Milliseconds to wait before a lost stream is resumed."},
+        },
+    }
 }
 
 
@@ -38,7 +56,7 @@ def document(operations: Iterable[Operation], base_url: str) -> dict[str, Any]:
     modes: list[tuple[Any, JsonSchemaMode]] = []
     for each in found:
         modes += [(form, "validation") for form in each.forms or ([each.body] if each.body else [])]
-        modes += [(each.answer, "serialization")] if each.answer else []
+        modes += [(answer, "serialization") for answer in (each.answer, *each.also.values()) if answer]
     references, definitions = models_json_schema(list(dict.fromkeys(modes)), ref_template=_REF)
     schemas = definitions.get("$defs", {})
     errors = sorted({error for each in found for error in each.errors} | {MethodNotAllowed}, key=lambda e: e.__name__)
@@ -64,6 +82,7 @@ def document(operations: Iterable[Operation], base_url: str) -> dict[str, Any]:
             "securitySchemes": {
                 "bearer": {"type": "http", "scheme": "bearer", "description": "Authorization: Bearer <API key>"},
                 "apiKey": {"type": "apiKey", "in": "header", "name": "x-api-key"},
+                "eventToken": {"type": "apiKey", "in": "query", "name": "token", "description": "Part of eventsUrl."},
             },
         },
     }
@@ -75,14 +94,23 @@ def _entry(each: Operation, references: dict[Any, Any], schemas: dict[str, Any])
         "operationId": each.name,
         "summary": summary.rstrip("."),
         "tags": [each.tag],
-        "parameters": [*_path_parameters(each.path), *_query_parameters(each.query)],
-        "responses": {str(int(each.status)): _success(each, references)},
+        "parameters": [
+            *_path_parameters(each.path),
+            *_query_parameters(each.query),
+            *(_header_parameter(name, text) for name, text in each.headers.items()),
+        ],
+        "responses": {
+            str(int(status)): _success(each, status, answer, references)
+            for status, answer in {each.status: each.answer, **each.also}.items()
+        },
     }
     if rest:
         entry["description"] = rest
     if each.public:
         entry["security"] = []
-    elif each.writes:
+    elif each.access is not KEY:
+        entry["security"] = [{scheme: []} for scheme in each.access.schemes]
+    if each.writes and not each.public:
         entry["parameters"].append(_idempotency_parameter())
     if each.body is not None:
         named = [references[form, "validation"] for form in each.forms or [each.body]]
@@ -97,16 +125,24 @@ def _entry(each: Operation, references: dict[Any, Any], schemas: dict[str, Any])
     return entry
 
 
-def _success(each: Operation, references: dict[Any, Any]) -> dict[str, Any]:
+def _success(
+    each: Operation, status: HTTPStatus, answer: type[BaseModel] | None, references: dict[Any, Any]
+) -> dict[str, Any]:
     headers = ["X-Request-Id"]
     headers += _RATE if each.limited else []
-    headers += ["Location"] if each.status == 202 else []
+    headers += ["Location"] if status == 202 else []
     headers += ["Idempotency-Replayed"] if each.writes and each.body is not None else []
-    schema = references[each.answer, "serialization"] if each.answer else None
-    content = {_JSON: {"schema": schema}} if schema else {"*/*": {}}
-    others = each.answer.also_as if each.answer and issubclass(each.answer, Answer) else ()
-    content |= {media_type: {"schema": {"type": "string"}} for media_type in others}
-    return {"description": each.status.phrase, "headers": _header_references(headers), "content": content}
+    headers += ["Preference-Applied"] if "Prefer" in each.headers and status == 200 else []
+    found: dict[str, Any] = {"description": status.phrase, "headers": _header_references(headers)}
+    if answer is not None:
+        others = answer.also_as if issubclass(answer, Answer) else ()
+        texts = {media_type: {"schema": {"type": "string"}} for media_type in others}
+        found["content"] = {_JSON: {"schema": references[answer, "serialization"]}} | texts
+    elif status != 204:
+        found["content"] = {
+            each.media_type: {"schema": _STREAMED[each.media_type]} if each.media_type in _STREAMED else {}
+        }
+    return found
 
 
 def _body(named: Sequence[dict[str, Any]], schemas: dict[str, Any], told_apart: bool) -> dict[str, Any]:
@@ -145,7 +181,12 @@ def _query_parameters(query: type[Query]) -> list[dict[str, Any]]:
             "schema": node | ({"type": node["type"][0]} if isinstance(node["type"], list) else {}),
         }
         for name, node in schema.get("properties", {}).items()
+        if not node.pop("x-credential", False)
     ]
+
+
+def _header_parameter(name: str, description: str) -> dict[str, Any]:
+    return {"name": name, "in": "header", "required": False, "description": description, "schema": {"type": "string"}}
 
 
 def _idempotency_parameter() -> dict[str, Any]:

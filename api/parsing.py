@@ -6,6 +6,8 @@ import asyncio
 import hashlib
 import json
 import math
+import re
+import secrets
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,16 +17,26 @@ from pydantic import BaseModel
 from starlette.datastructures import QueryParams
 from starlette.requests import Request
 
+from api.room import Guest
 from core.errors import BodyTooLarge, BodyTooSlow, FieldProblem, InvalidInput, MalformedJson, UnsupportedMediaType
+from tasks.long_text import LongText
 from tasks.validation import refusal, validated
 
 MAX_DEPTH = 32
 """How deep objects and lists may nest."""
 MAX_MARKS = 50_000
 """How many commas and opening brackets a body may hold: megabytes of tiny values would take gigabytes as objects."""
+MAX_REST_BYTES = 8_000_000
+"""How large a body may be without its long `dataBase64`: it is parsed in one go, which holds up the whole process."""
+LONG_BYTES = 1 << 16
+"""From this size on, a `dataBase64` becomes a `LongText`."""
 SILENCE_SECONDS = 30.0
 BODY_SECONDS = 600.0
 
+_BACKSLASH = ord("\\")
+# In valid JSON, and after no backslash, these bytes end with the quote that opens the value of that name: inside a string
+# both quotes would be escaped.
+_OPENING = re.compile(rb'"dataBase64"[ \t\r\n]*:[ \t\r\n]*"')
 _EXACT_IN_A_FLOAT = 2**53
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
@@ -39,14 +51,15 @@ class Document:
     size: int
 
 
-async def read(request: Request, limit: int) -> bytes:
-    """The body of a request that says it is JSON.
+async def read(request: Request, limit: int, guest: Guest) -> bytearray:
+    """The body of a request that says it is JSON; `guest` takes the room for it.
 
     Raises:
         UnsupportedMediaType: it says otherwise.
         BodyTooLarge: more than `limit` bytes, declared or sent.
         BodyTooSlow: nothing came for `SILENCE_SECONDS`, or not all of it within `BODY_SECONDS`.
         MalformedJson: more values than any request needs.
+        Overloaded: there is no room for it.
     """
     _require_json(request.headers.getlist("content-type"))
     declared = request.headers.get("content-length", "")
@@ -57,6 +70,7 @@ async def read(request: Request, limit: int) -> bytes:
     try:
         async with asyncio.timeout(SILENCE_SECONDS) as silence, asyncio.timeout(BODY_SECONDS):
             async for chunk in request.stream():
+                guest.take(len(chunk))
                 body += chunk
                 if len(body) > limit:
                     raise _too_large(limit)
@@ -66,19 +80,26 @@ async def read(request: Request, limit: int) -> bytes:
                 silence.reschedule(asyncio.get_running_loop().time() + SILENCE_SECONDS)
     except TimeoutError:
         raise BodyTooSlow(headers={"Connection": "close"}) from None
-    return bytes(body)
+    return body
 
 
-def parse(body: bytes) -> Document:
-    """The JSON object in `body`.
+def parse(body: bytes | bytearray) -> Document:
+    """The JSON object in `body`; what is a string there is a `str` here, or a `LongText` in a long `dataBase64`.
 
     Raises:
         MalformedJson: no strict JSON (RFC 8259), a name given twice, nested too deep, or text no database can hold.
         InvalidInput: JSON, but no object.
+        BodyTooLarge: too much beside the long `dataBase64`.
     """
+    rest, aside = _set_aside(body)
+    if len(rest) > MAX_REST_BYTES:
+        raise _too_large(MAX_REST_BYTES, " beside its inline media")
     try:
         value = json.loads(
-            body.decode(), object_pairs_hook=_object, parse_float=_number, parse_constant=_refuse_constant
+            rest.decode(),
+            object_pairs_hook=lambda pairs: _object(pairs, aside),
+            parse_float=_number,
+            parse_constant=_refuse_constant,
         )
     except UnicodeDecodeError as error:
         raise MalformedJson(f"The body is not UTF-8 (byte {error.start}).") from None
@@ -94,8 +115,7 @@ def parse(body: bytes) -> Document:
         raise InvalidInput("The body must be a JSON object.")
     _inspect(value)
     counted = {name: item for name, item in value.items() if name != "idempotencyKey"}
-    canonical = json.dumps(counted, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
-    return Document(value, hashlib.sha256(canonical.encode()).digest(), len(body))
+    return Document(value, _fingerprint(counted, aside), len(body))
 
 
 def query(params: QueryParams, model: type[ModelT]) -> ModelT:
@@ -110,6 +130,43 @@ def query(params: QueryParams, model: type[ModelT]) -> ModelT:
     return validated(model, dict(params), root="")
 
 
+def _set_aside(body: bytes | bytearray) -> tuple[bytes | bytearray, dict[str, LongText]]:
+    """The body with a mark in place of every long `dataBase64`, and what each of the marks stands for."""
+    parts: list[bytes | memoryview] = []
+    aside: dict[str, LongText] = {}
+    view, done, found, secret = memoryview(body), 0, -1, secrets.token_hex(16)
+    while (found := body.find(b'"dataBase64"', found + 1)) >= 0:
+        opening = _OPENING.match(body, found)
+        if opening is None or body[found - 1] == _BACKSLASH:
+            continue
+        start = opening.end()
+        end = body.find(b'"', start)
+        if end - start < LONG_BYTES or body[end - 1] == _BACKSLASH:
+            continue
+        mark = f"{secret}:{len(aside)}"
+        aside[mark] = LongText(view[start:end])
+        parts += [view[done:start], mark.encode()]
+        done = found = end
+    return (b"".join([*parts, view[done:]]), aside) if aside else (body, aside)
+
+
+def _fingerprint(counted: dict[str, Any], aside: dict[str, LongText]) -> bytes:
+    marks = {text: mark for mark, text in aside.items()}
+    canonical = json.dumps(counted, ensure_ascii=False, sort_keys=True, separators=(",", ":"), default=marks.get)
+    digest = hashlib.sha256()
+    for part in re.split(f"({'|'.join(aside)})", canonical) if aside else [canonical]:
+        text = aside.get(part)
+        if text is None:
+            digest.update(part.encode())
+            continue
+        try:
+            for piece in text.pieces():
+                digest.update(json.dumps(piece)[1:-1].encode())
+        except ValueError:
+            raise MalformedJson("A dataBase64 in the body is no JSON string, or not ASCII; send base64.") from None
+    return digest.digest()
+
+
 def _require_json(content_types: Sequence[str]) -> None:
     if len(content_types) != 1:
         raise UnsupportedMediaType
@@ -119,9 +176,9 @@ def _require_json(content_types: Sequence[str]) -> None:
         raise UnsupportedMediaType
 
 
-def _too_large(limit: int) -> BodyTooLarge:
+def _too_large(limit: int, where: str = "") -> BodyTooLarge:
     return BodyTooLarge(
-        f"The body may have at most {limit} bytes; send large media by URL.", headers={"Connection": "close"}
+        f"The body may have at most {limit} bytes{where}; send large media by URL.", headers={"Connection": "close"}
     )
 
 
@@ -129,8 +186,10 @@ def _too_deep() -> MalformedJson:
     return MalformedJson(f"The body nests objects and lists deeper than {MAX_DEPTH} levels.")
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _object(pairs: list[tuple[str, Any]], aside: dict[str, LongText]) -> dict[str, Any]:
     found = dict(pairs)
+    if aside and isinstance(found.get("dataBase64"), str):
+        found["dataBase64"] = aside.get(found["dataBase64"], found["dataBase64"])
     if len(found) != len(pairs):
         twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
         raise MalformedJson(f"The body gives the name {twice[:64]!a} twice in one object.")

@@ -49,7 +49,7 @@ async def create_quote(call: Call[QuoteBody, OfferQuery]) -> Response:
     token = services.quote_tokens.sign(
         account_id=str(call.account_id),
         task=made.task.name,
-        input_hash=await services.offload(call.body_bytes, made.task.hash_input, effective, drawn),
+        input_hash=made.task.hash_input(effective, drawn),
         seed=effective["seed"] if drawn else None,
         amount_micros=made.quote.amount_micros,
         book_version=made.quote.price_book_version,
@@ -58,7 +58,7 @@ async def create_quote(call: Call[QuoteBody, OfferQuery]) -> Response:
     return QuoteAnswer(
         billing=Price(**made.quote.billing_json()),
         duration_estimate=DurationEstimate(**duration),
-        effective_input=await services.offload(call.body_bytes, public_input, effective),
+        effective_input=public_input(effective),
         input_adjustments=[Adjustment(**change) for change in made.adjustments],
         warnings=list(made.prepared.warnings),
         quote_token=token,

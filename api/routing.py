@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from http import HTTPStatus
+from types import MappingProxyType
 from typing import Any, Literal, TypeAlias
 
 from pydantic import BaseModel
@@ -16,7 +17,7 @@ from starlette.routing import Route
 
 from accounts.keys import Caller
 from api import idempotency, parsing
-from api.auth import authenticate
+from api.auth import KEY, Access
 from api.call import Call
 from api.cors import preflight
 from api.models import Query, WriteBody
@@ -30,6 +31,7 @@ from core.errors import (
     Internal,
     InvalidInput,
     MalformedJson,
+    Overloaded,
     RateLimited,
     StorageUnavailable,
     Unauthorized,
@@ -58,7 +60,9 @@ class Operation:
 
     `body` validates, `forms` are the shapes it is documented with when there are several, told apart by their field
     `task`. A `raw` body is bytes of any type, which the handler reads itself. A public operation asks for no key and
-    touches no database; one that is not `limited` counts in no rate limit.
+    touches no database; of the others, `access` says who may call. One that is not `limited` counts in no rate limit.
+    `also` has further good answers by status, `media_type` is that of an answer which is no JSON, and `headers` are the
+    request headers that it reads, each with its description.
     """
 
     handler: Handler
@@ -75,6 +79,10 @@ class Operation:
     aliases: Sequence[str]
     raw: bool
     limited: bool
+    access: Access
+    also: Mapping[HTTPStatus, type[BaseModel] | None]
+    media_type: str
+    headers: Mapping[str, str]
 
     @cached_property
     def name(self) -> str:
@@ -102,7 +110,7 @@ class Operation:
         if self.query.model_fields:
             errors |= {InvalidInput}
         if self.body is not None:
-            errors |= {MalformedJson, BodyTooSlow, BodyTooLarge, UnsupportedMediaType, InvalidInput}
+            errors |= {MalformedJson, BodyTooSlow, BodyTooLarge, UnsupportedMediaType, InvalidInput, Overloaded}
         if self.raw:
             errors |= {BodyTooLarge, UnsupportedMediaType, InvalidInput}
         return tuple(sorted(errors, key=lambda error: (error.status, error.code)))
@@ -125,16 +133,19 @@ class Operation:
         services: Services = request.app.state.services
         caller = await self._caller(request, services)
         query = parsing.query(request.query_params, self.query)
-        body, size, fingerprint = None, 0, b""
-        if self.body is not None:
-            content = await parsing.read(request, services.settings.max_body_bytes)
-            size = len(content)
-            document = await services.offload(size, parsing.parse, content)
-            body, fingerprint = validated(self.body, document.value, root=""), document.fingerprint
-        key = None
-        if self.writes and not self.public:
-            key = idempotency.key(request.headers, body.idempotency_key if body else None)
-        return await self.handler(Call(request, services, self.route, caller, query, body, size, fingerprint, key))
+        with services.room.guest() as guest:
+            body, size, fingerprint = None, 0, b""
+            if self.body is not None:
+                content = await parsing.read(request, services.settings.max_body_bytes, guest)
+                size = len(content)
+                document = await services.offload(size, parsing.parse, content)
+                body, fingerprint = validated(self.body, document.value, root=""), document.fingerprint
+                del content, document
+            key = None
+            if self.writes and not self.public:
+                key = idempotency.key(request.headers, body.idempotency_key if body else None)
+            call = Call(request, services, self.route, caller, query, body, size, fingerprint, key, guest)
+            return await self.handler(call)
 
     async def _caller(self, request: Request, services: Services) -> Caller | None:
         """Who calls, counted in the rate limits before anything of the body is read."""
@@ -143,7 +154,7 @@ class Operation:
                 await services.rate_limits.admit_address(request.scope)
             return None
         try:
-            caller = await authenticate(request.headers, services.keys)
+            caller = await self.access.caller(request, services)
         except Unauthorized:
             if self.limited:
                 await services.rate_limits.admit_address(request.scope)
@@ -174,12 +185,33 @@ def operation(
     aliases: Sequence[str] = (),
     raw: bool = False,
     limited: bool = True,
+    access: Access = KEY,
+    also: Mapping[HTTPStatus, type[BaseModel] | None] = MappingProxyType({}),
+    media_type: str = "*/*",
+    headers: Mapping[str, str] = MappingProxyType({}),
 ) -> Callable[[Handler], Operation]:
     """Make a handler an `Operation`, whose fields the arguments are."""
 
     def made(handler: Handler) -> Operation:
         return Operation(
-            handler, method, path, tag, answer, status, body, forms, query, errors, public, aliases, raw, limited
+            handler=handler,
+            method=method,
+            path=path,
+            tag=tag,
+            answer=answer,
+            status=status,
+            body=body,
+            forms=forms,
+            query=query,
+            own_errors=errors,
+            public=public,
+            aliases=aliases,
+            raw=raw,
+            limited=limited,
+            access=access,
+            also=also,
+            media_type=media_type,
+            headers=headers,
         )
 
     return made

@@ -15,6 +15,8 @@ from core.log import logger
 from core.settings import PREFIX, Settings
 
 GRACE_SECONDS = 5
+STALLED_SECONDS = 60
+"""A caller that takes nothing of what we send for so long is cut off."""
 _BACKLOG = 2048
 _STORE = f"{PREFIX}RATE_LIMIT_STORE"
 _METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
@@ -22,14 +24,18 @@ _METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 _log = logger(__name__)
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens; port 0 takes a free one.
+def listen(host: str, port: int, stalled_seconds: float = STALLED_SECONDS) -> socket.socket:
+    """A socket that listens; port 0 takes a free one. Where the system can, it cuts off callers that stall.
 
     Raises:
         OSError: the address is taken, or not of this machine.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    return socket.create_server((host, port), family=family, backlog=_BACKLOG)
+    made = socket.create_server((host, port), family=family, backlog=_BACKLOG)
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        # Each accepted connection inherits it. It ends a stream whose reader vanished or never reads, write blocked or not.
+        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(stalled_seconds * 1000))
+    return made
 
 
 def serve(settings: Settings, listening: socket.socket) -> None:

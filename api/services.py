@@ -9,14 +9,20 @@ from typing import ParamSpec, TypeVar
 
 from accounts.keys import Keys
 from api.cursors import Cursors
+from api.event_tokens import EventTokens
 from api.rate_limits import RateLimits
+from api.room import Room
 from billing.price_books import PriceBooks
 from core.database import Database
 from core.settings import Settings
+from jobs.artifacts import Artifacts
 from jobs.estimates import Estimates
+from jobs.events import Hub
+from jobs.inputs import Inputs
 from jobs.run_times import RunTimes
 from jobs.snapshot import Queues
 from jobs.store import Jobs
+from jobs.uploads import UploadLimits, Uploads
 from jobs.wakeup import Wakeup
 from pricing.tokens import QuoteTokens
 from storage import Store, open_store
@@ -27,20 +33,6 @@ T = TypeVar("T")
 
 LARGE_BYTES = 1_000_000
 """From this size on, work on a body leaves the event loop."""
-
-
-def base_url(settings: Settings) -> str:
-    """The URL that callers use, without a slash at its end.
-
-    Raises:
-        ValueError: `public_url` is absent and the port is not yet known.
-    """
-    if settings.public_url is not None:
-        return settings.public_url.rstrip("/")
-    if settings.port == 0:
-        raise ValueError("set KILLATAMATA_PUBLIC_URL, or a port: with port 0 no URL can be made")
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # noqa: S104 (compared, not bound)
-    return f"http://{f'[{host}]' if ':' in host else host}:{settings.port}"
 
 
 @dataclass(frozen=True)
@@ -57,10 +49,16 @@ class Services:
     price_books: PriceBooks
     quote_tokens: QuoteTokens
     cursors: Cursors
+    event_tokens: EventTokens
     store: Store
+    inputs: Inputs
+    uploads: Uploads
+    artifacts: Artifacts
     wakeup: Wakeup
     rate_limits: RateLimits
     webhooks: Webhooks
+    hub: Hub
+    room: Room = field(default_factory=lambda: Room(512_000_000))
     large: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(2))
 
     @classmethod
@@ -75,22 +73,32 @@ class Services:
         database = Database(
             settings.database_url, direct_url=settings.database_url_direct, size=settings.database_pool_size
         )
-        base, queues = base_url(settings), Queues(database)
+        base, queues, keys = settings.base_url, Queues(database), Keys(database, settings.key)
+        store = open_store(settings, base)
         return cls(
             settings=settings,
             base_url=base,
             database=database,
-            keys=Keys(database, settings.key),
+            keys=keys,
             jobs=Jobs(database),
             queues=queues,
             estimates=Estimates(queues, RunTimes(database)),
             price_books=PriceBooks(database),
             quote_tokens=QuoteTokens(settings.key),
             cursors=Cursors(settings.key),
-            store=open_store(settings, base),
+            event_tokens=EventTokens(settings.key),
+            store=store,
+            inputs=Inputs(database, store),
+            uploads=Uploads(
+                store,
+                UploadLimits(settings.uploads_most, settings.uploads_bytes_most, settings.upload_hours * 3600),
+            ),
+            artifacts=Artifacts(database, store, settings.output_days),
             wakeup=Wakeup(database),
+            room=Room(settings.max_bodies_bytes),
             rate_limits=RateLimits.of(settings),
             webhooks=Webhooks(database, settings.key),
+            hub=Hub(database, keys),
         )
 
     async def offload(self, size: int, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

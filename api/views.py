@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from datetime import datetime, timedelta
 from pathlib import PurePosixPath
@@ -11,13 +10,14 @@ from uuid import UUID
 
 from pydantic import ConfigDict, Field
 
+from accounts.keys import Caller
 from api.models import Answer, Instant, Micros, Usd
 from api.routing import BASE
 from api.services import Services
+from core.clock import now
 from core.ids import encode
 from core.money import usd
 from jobs.models import FINAL, Accepted, Job, State
-from tasks.media_fields import decode_inline
 
 _MEDIA_FIELD = re.compile(r"(?:image|audio|video)(?:url)?s?$", re.IGNORECASE)
 
@@ -91,6 +91,9 @@ class Output(Answer):
     fps: float | None = None
     sample_rate: int | None = None
     faces: int | None = None
+    blurhash: str | None = Field(
+        None, description="Of a picture: some 30 characters to paint a blurred placeholder from (blurha.sh)."
+    )
 
 
 class Failure(Answer):
@@ -149,6 +152,10 @@ class AcceptedAnswer(JobIds):
     input_adjustments: list[Adjustment]
     warnings: list[str]
     status_url: str
+    events_url: str = Field(
+        description="Server-sent events of this job. Its token is good for an hour or so, for this alone, and no longer "
+        "than the key that submitted."
+    )
     cancel_url: str = Field(description="DELETE it to cancel.")
 
 
@@ -181,8 +188,15 @@ def job_url(services: Services, job_id: UUID) -> str:
     return f"{services.base_url}{BASE}/media/jobs?jobId={encode('job', job_id)}"
 
 
-def accepted_answer(services: Services, accepted: Accepted, estimate: dict[str, Any]) -> AcceptedAnswer:
-    """The answer to a submit."""
+def events_url(services: Services, job_id: UUID, caller: Caller) -> str:
+    """Where a job's events are read for a while without a key."""
+    expires_at = now() + timedelta(seconds=services.settings.event_token_seconds)
+    token = services.event_tokens.sign(job_id, caller.key_prefix, expires_at)
+    return f"{services.base_url}{BASE}/media/jobs/events?jobId={encode('job', job_id)}&token={token}"
+
+
+def accepted_answer(services: Services, accepted: Accepted, estimate: dict[str, Any], caller: Caller) -> AcceptedAnswer:
+    """The answer to the submit of `caller`."""
     job = accepted.job
     billing = {**_billing(job), "balanceAfterUsd": usd(accepted.balance_after)}
     url = job_url(services, job.id)
@@ -194,6 +208,7 @@ def accepted_answer(services: Services, accepted: Accepted, estimate: dict[str, 
         input_adjustments=[Adjustment(**change) for change in job.input_adjustments],
         warnings=job.warnings,
         status_url=url,
+        events_url=events_url(services, job.id, caller),
         cancel_url=url,
     )
 
@@ -236,16 +251,12 @@ def live(job: Job) -> bool:
 
 
 def public_input(effective_input: dict[str, Any]) -> dict[str, Any]:
-    """An effective input without media bytes (their digest and size instead) and without URLs' query strings."""
+    """An effective input without URLs' query strings."""
     return {name: _shown(value, bool(_MEDIA_FIELD.search(name))) for name, value in effective_input.items()}
 
 
 def _shown(value: Any, media: bool) -> Any:
     match value:
-        case {"dataBase64": str(encoded)}:
-            content = decode_inline(encoded)
-            digest = hashlib.sha256(content).hexdigest()
-            return {"sha256": digest, "bytes": len(content), "mimeType": value.get("mimeType")}
         case list():
             return [_shown(item, media) for item in value]
         case str() if media:
@@ -268,13 +279,15 @@ def _outputs(services: Services, job: Job, instant: datetime) -> list[Output]:
     if job.finished_at is None:
         return []
     settings = services.settings
-    delete_at = job.finished_at + timedelta(days=settings.output_days)
+    ends = [job.finished_at + timedelta(days=settings.output_days), job.outputs_deleted_at]
+    delete_at = min(end for end in ends if end is not None)
     expires_at = min(instant + timedelta(seconds=settings.output_url_seconds), delete_at)
     kept = job.outputs_deleted_at is None and instant < delete_at
     found = []
     for record in job.outputs:
         known = {name: value for name, value in record.items() if name != "key"}
-        filename = encode("job", job.id) + PurePosixPath(record["key"]).suffix
+        role = "" if record["role"] == "primary" else f"-{record['role']}"
+        filename = encode("job", job.id) + role + PurePosixPath(record["key"]).suffix
         url = services.store.url(record["key"], expires_at=expires_at, filename=filename) if kept else None
         found.append(Output(**known, url=url, expires_at=expires_at if kept else None, delete_at=delete_at))
     return found

@@ -128,13 +128,17 @@ async def _direct_images(count: int) -> Round:
     from benchmarks.queues.ours import INPUT
     from cluster import work
     from core.ids import uuid7
+    from media.provenance import Recipe
 
+    recipe = Recipe(task="", engine="", weights_digest="", stand_in=True, seed=0, input_sha256="")
     latencies = []
     for _ in range(count):
         before = time.perf_counter()
         made = await (await _bare_call())
-        content = await asyncio.to_thread(work.encode_image, made, "webp", INPUT["width"], INPUT["height"])
-        await asyncio.to_thread(work.publish, f"jobs/{uuid7()}/1/image.webp", content, "image/webp")
+        size = (INPUT["width"], INPUT["height"])
+        content, small = await asyncio.to_thread(work.encode_picture, made, "webp", size, recipe)
+        files = [("image.webp", "image/webp"), ("thumbnail.webp", "image/webp")]
+        await asyncio.to_thread(work.publish, f"jobs/{uuid7()}/1", files, content, small.content)
         latencies.append(time.perf_counter() - before)
     return Round.of(latencies, sum(latencies))
 

@@ -19,7 +19,8 @@ from killatamata.embedded_postgres import EmbeddedPostgres
 
 CLIENTS = scaled(1_000, 5)
 EVENTS_A_SECOND = 20
-_CUSTOMERS = 10
+_CUSTOMERS = -(-CLIENTS // 10)
+"""Each may have ten streams open."""
 _WINDOW_SECONDS = max(10 * min(CLIENTS / 1_000, 1), 1)
 _MIB = 2**20
 _LEAST_CPU = 0.1

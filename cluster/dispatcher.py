@@ -31,12 +31,13 @@ from core.egress import FetchFailed
 from core.log import configure, logger
 from core.settings import Settings
 from jobs import pools
+from jobs.artifacts import Artifacts
 from jobs.leases import SESSION_EXPIRY_SECONDS, Ended, Leases, Outcome, SessionEnded
 from jobs.models import Failure, Lease
 from jobs.run_times import RunTimeLog
-from jobs.wakeup import CHANNEL, STOP_CHANNEL
+from jobs.wakeup import CHANNEL, STOP_CHANNEL, Wakeup
 from media.errors import MediaError
-from storage import StoreUnavailable
+from storage import StoreUnavailable, open_store
 from tasks.registry import TASKS
 
 log = logger(__name__)
@@ -67,7 +68,11 @@ class Dispatcher:
         self._database = Database(
             url, direct_url=self._settings.database_url_direct, size=self._settings.database_pool_size
         )
-        self._leases = Leases(self._database)
+        self._wakeup = Wakeup(self._database)
+        self._leases = Leases(self._database, self._wakeup.tell)
+        self._artifacts = Artifacts(
+            self._database, open_store(self._settings, self._settings.base_url), self._settings.output_days
+        )
         self._run_times = RunTimeLog(self._database)
         self._running: dict[tuple[UUID, int], tuple[Steps, asyncio.Task[None]]] = {}
         self._wake = asyncio.Event()
@@ -88,7 +93,11 @@ class Dispatcher:
 
     async def _live(self) -> None:
         await patiently(self._open)
-        await asyncio.gather(*(self._again(loop) for loop in (self._serve_session, self._listen, self._lead)))
+        self._wakeup.start()
+        try:
+            await asyncio.gather(*(self._again(loop) for loop in (self._serve_session, self._listen, self._lead)))
+        finally:
+            await self._wakeup.stop()
 
     async def _open(self) -> None:
         self._turned_at = time.monotonic()
@@ -155,8 +164,10 @@ class Dispatcher:
                 # The claim may have been made all the same, its answer lost: then nobody runs those jobs.
                 self._unsure = True
                 log.warning("a claim failed", session=session, error=repr(error))
+            # Not wait_for: before Python 3.12 it can swallow a cancellation, and this loop would go on without a session.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), POLL_SECONDS)
+                async with asyncio.timeout(POLL_SECONDS):
+                    await self._wake.wait()
 
     async def _listen(self) -> None:
         listener = await self._database.listen(CHANNEL, STOP_CHANNEL)
@@ -194,7 +205,7 @@ class Dispatcher:
     async def _claim_all(self, session: int) -> None:
         for pool in await pools.names(self._database):
             for lease in await self._leases.claim(pool, CLAIM_MOST, session):
-                steps = Steps(lease, self._leases)
+                steps = Steps(lease, self._leases, self._artifacts)
                 task = asyncio.create_task(self._run(lease, steps))
                 self._running[lease.job_id, lease.fence] = (steps, task)
 

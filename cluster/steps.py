@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -21,9 +21,12 @@ from cluster.conversation import Conversation, JobStopped, ModelResult
 from core.database import UNAVAILABLE, patiently
 from core.egress import FetchFailed
 from deployments.messages import Call
+from jobs.artifacts import Artifacts
+from jobs.inputs import input_key
 from jobs.leases import Leases
 from jobs.models import Lease
 from media.errors import MediaError
+from media.image import MAX_BYTES
 from storage import StoreUnavailable
 
 _PROGRESS_SECONDS = 0.5
@@ -42,10 +45,11 @@ class StepFailed(Exception):
 class Steps:
     """One lease's way through its chain. `stop` ends the step under way, as gently as that step can."""
 
-    def __init__(self, lease: Lease, leases: Leases) -> None:
+    def __init__(self, lease: Lease, leases: Leases, artifacts: Artifacts) -> None:
         self.lease = lease
         self.input = lease.effective_input
         self._leases = leases
+        self._artifacts = artifacts
         self._stop = asyncio.Event()
         self._progress_at = 0.0
 
@@ -82,8 +86,11 @@ class Steps:
             if ours:
                 await patiently(lambda: self._leases.stage_end(self.lease, name, spent["gpu_seconds"]))
 
-    async def fetch(self, references: Sequence[Any]) -> list[Any]:
-        """Decoded pictures (uint8, (height, width, 3)), one per URL or stored input; [] costs nothing.
+    async def fetch(self, references: Sequence[str | Mapping[str, Any]]) -> list[Any]:
+        """References to decoded pictures (uint8, (height, width, 3)), one per URL or stored input; [] costs nothing.
+
+        URLs of this service are read from its store, and only what belongs to the job's account. The pixels never come
+        here: give the references to a model or a step.
 
         Raises:
             FetchFailed: a URL could not be fetched; the job fails at no cost.
@@ -93,7 +100,24 @@ class Steps:
         if not references:
             return []
         async with self.stage("fetch"):
-            return [await self._task(work.fetch_image, reference) for reference in references]
+            return [await self._picture(reference) for reference in references]
+
+    async def _picture(self, reference: str | Mapping[str, Any]) -> Any:
+        key: str | None
+        if isinstance(reference, str):
+            found = await self._artifacts.locate(self.lease.account_id, reference, max_bytes=MAX_BYTES)
+            key = None if found is None else found.key
+        else:
+            key = input_key(reference["sha256"])
+        task, place = (work.fetch_image, reference) if key is None else (work.read_image, key)
+        size, pixels = work.remote(task, place, returns=2)
+        try:
+            await self._finished(size)
+        except (MediaError, FetchFailed, StoreUnavailable, StepFailed):
+            # Both objects hold the error, and Ray prints every error that nobody looks at.
+            await asyncio.gather(_awaited(pixels), return_exceptions=True)
+            raise
+        return pixels
 
     async def model(self, pool: str, request: Any) -> ModelResult:
         """Run an engine's request on a replica of `pool`.
@@ -133,13 +157,17 @@ class Steps:
         """
         async with self.stage("publish"):
             folder = f"jobs/{self.lease.job_id}/{self.lease.fence}"
-            return [
-                await self._task(work.publish, f"{folder}/{name}", content, mime_type)
-                for name, (content, mime_type) in files.items()
-            ]
+            named = [(name, mime_type) for name, (_, mime_type) in files.items()]
+            artifacts: list[dict[str, Any]] = await self._task(
+                work.publish, folder, named, *(content for content, _ in files.values())
+            )
+            return artifacts
 
     async def _task(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        reference = work.remote(function, *arguments)
+        return await self._finished(work.remote(function, *arguments))
+
+    async def _finished(self, reference: Any) -> Any:
+        """The object behind a task's reference, once the task has ended."""
         stop = asyncio.ensure_future(self._stop.wait())
         result = asyncio.ensure_future(_awaited(reference))
         try:

@@ -262,6 +262,15 @@ class TaskUnavailable(ApiError):
     retry_after_seconds = 60
 
 
+class Overloaded(ApiError):
+    """This process has its hands full of large bodies."""
+
+    code = "overloaded"
+    status = 503
+    retry_after_seconds = 5
+    default_message = "Too many large requests are under way; send it again in a moment, or large media by upload."
+
+
 class DatabaseUnavailable(ApiError):
     """PostgreSQL did not answer; the outcome of a write may be unknown."""
 

@@ -55,12 +55,26 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_json: bool | None = Field(None, description="Absent: JSON unless the log goes to a terminal.")
     max_body_bytes: Annotated[int, Field(ge=1024)] = Field(64_000_000, description="Largest JSON body.")
+    max_bodies_bytes: Annotated[int, Field(ge=1024)] = Field(
+        512_000_000, description="Bodies that one ingress process takes in at a time; it needs twice as much memory."
+    )
     output_url_seconds: Annotated[int, Field(ge=1)] = Field(3600, description="Life of a signed output URL.")
     output_days: Annotated[float, Field(gt=0)] = Field(7, description="Outputs are kept this long after a job's end.")
+    upload_hours: Annotated[float, Field(gt=0)] = Field(24, description="Life of an upload, its URLs and its file.")
+    uploads_most: Annotated[int, Field(ge=1)] = Field(100, description="Uploads that an account may have at a time.")
+    uploads_bytes_most: Annotated[int, Field(ge=1)] = Field(
+        5_000_000_000, description="Bytes that these may have in all."
+    )
+    provenance: bool = Field(True, description="Write into every output which recipe made it (docs/provenance.md).")
     quote_minutes: Annotated[float, Field(gt=0)] = Field(15, description="Life of a quoteToken.")
     start_timeout_seconds: Annotated[int, Field(ge=1)] = Field(
         3600, description="A job not started by then fails, at no cost."
     )
+    event_token_seconds: Annotated[int, Field(ge=1)] = Field(3600, description="Life of the token in an eventsUrl.")
+    event_streams_per_key: Annotated[int, Field(ge=1)] = Field(
+        10, description="Event streams that one key may have open, in each ingress process."
+    )
+    prefer_wait_seconds: Annotated[int, Field(ge=0)] = Field(60, description="Longest Prefer: wait of a submit.")
     running_cancels_a_day: Annotated[int, Field(ge=0)] = Field(
         20, description="Cancels of running jobs; more of them pause an account's submits for ten minutes."
     )
@@ -69,7 +83,6 @@ class Settings(BaseSettings):
     requests_per_minute_without_key: Annotated[int, Field(ge=0)] = Field(
         30, description="Of each address, wrong keys included; 0: no limit."
     )
-    event_streams_per_key: Annotated[int, Field(ge=1)] = Field(10, description="Event streams open at a time.")
     rate_limit_store: Annotated[str, Field(pattern=r"^(rediss?|unix)://")] | None = Field(
         None, description="A Redis that all ingress processes count in; absent: each counts for itself."
     )
@@ -115,6 +128,20 @@ class Settings(BaseSettings):
         for part in filter(None, map(str.strip, text.split(","))):
             ip_network(part)
         return text
+
+    @cached_property
+    def base_url(self) -> str:
+        """The URL that callers use, without a slash at its end.
+
+        Raises:
+            ValueError: `public_url` is absent and the port is not yet known.
+        """
+        if self.public_url is not None:
+            return self.public_url.rstrip("/")
+        if self.port == 0:
+            raise ValueError("set KILLATAMATA_PUBLIC_URL, or a port: with port 0 no URL can be made")
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104 (compared, not bound)
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
 
     @cached_property
     def root(self) -> Path:

@@ -10,7 +10,10 @@ from uuid import UUID
 
 @dataclass(frozen=True)
 class Call:
-    """One segment's request to an engine, under a fence that the replica checks against the database."""
+    """One segment's request to an engine, under a fence that the replica checks against the database.
+
+    Fields of `request` may hold object references, or tuples of them: the replica puts the objects in their place.
+    """
 
     job_id: UUID
     fence: int

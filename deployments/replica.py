@@ -7,6 +7,7 @@ is guarded by a lock that a background task holds until the engine's thread has 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
 import threading
 import time
@@ -16,6 +17,7 @@ from typing import Any
 import asyncpg
 import ray
 from pydantic import BaseModel, ConfigDict, Field
+from ray.exceptions import RayError
 
 from core.clock import now
 from core.database import UNAVAILABLE, Database
@@ -32,6 +34,7 @@ from models.weights import resolve
 log = logger(__name__)
 
 _LISTEN_RETRY_SECONDS = 2.0
+_OBJECTS_SECONDS = 60.0
 _FAREWELL_SECONDS = 0.5
 """How long a replica that ends itself waits, so that its last message leaves."""
 
@@ -136,6 +139,13 @@ class Replica:
         permit = await self._permitted(call, stop)
         if permit is None or stop.is_set():
             return Halted(0, 0.0, now())
+        try:
+            async with asyncio.timeout(_OBJECTS_SECONDS):
+                request = await with_objects(call.request)
+        except (RayError, TimeoutError) as error:
+            # The machine that had them is gone: nobody's fault, and the job's next start makes them anew.
+            log.warning("the objects of a call are lost", job=str(call.job_id), error=repr(error))
+            return Halted(0, 0.0, now())
         messages.put_nowait(
             Started(
                 self._name,
@@ -148,7 +158,7 @@ class Replica:
         self._permit = permit
         try:
             async with permit:
-                return await self._engage(call, messages, stop)
+                return await self._engage(call, request, messages, stop)
         finally:
             self._permit = self._moved_at = None
 
@@ -161,9 +171,9 @@ class Replica:
             log.warning("a permit could not be read", job=str(call.job_id), error=repr(error))
             return None
 
-    async def _engage(self, call: Call, messages: asyncio.Queue[Message], stop: threading.Event) -> End:
+    async def _engage(self, call: Call, request: Any, messages: asyncio.Queue[Message], stop: threading.Event) -> End:
         loop = asyncio.get_running_loop()
-        request = self._caps.applied(call.request)
+        request = self._caps.applied(request)
         deadline = self._engine.deadline_s(request)
         started = self._moved_at = time.monotonic()
 
@@ -188,3 +198,19 @@ class Replica:
             log.exception("the engine failed", job=str(call.job_id))
             return Faulted("engine_error", f"{type(error).__name__} in the engine", spent, recycle=False)
         return Finished(ray.put(result), spent, result.details)
+
+
+async def with_objects(request: Any) -> Any:
+    """`request` (a dataclass) with the objects in place of the references that its fields, and tuples in them, hold.
+
+    Raises:
+        RayError: an object is lost.
+    """
+    changes: dict[str, Any] = {}
+    for each in dataclasses.fields(request):
+        value = getattr(request, each.name)
+        if isinstance(value, ray.ObjectRef):
+            changes[each.name] = await value
+        elif isinstance(value, tuple) and any(isinstance(item, ray.ObjectRef) for item in value):
+            changes[each.name] = tuple([await item if isinstance(item, ray.ObjectRef) else item for item in value])
+    return dataclasses.replace(request, **changes) if changes else request

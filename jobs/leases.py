@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Literal
@@ -60,11 +60,19 @@ class Outcome:
         return {key: value for key, value in parts.items() if value is not None}
 
 
-class Leases:
-    """Jobs as one dispatcher holds them. Every call is one round trip; a late fence changes nothing."""
+def _nobody(job_id: UUID) -> None:
+    """Nobody is told."""
 
-    def __init__(self, database: Database) -> None:
+
+class Leases:
+    """Jobs as one dispatcher holds them. Every call is one round trip; a late fence changes nothing.
+
+    `tell` is called with the id of each job that has a new event.
+    """
+
+    def __init__(self, database: Database, tell: Callable[[UUID], None] = _nobody) -> None:
         self._database = database
+        self._tell = tell
 
     async def open_session(self, name: str) -> int:
         """A new session; it lives as long as it beats."""
@@ -96,11 +104,18 @@ class Leases:
         return await self._hand_back_ended("handed_back", session)
 
     async def _hand_back_ended(self, reason: str, session: int | None = None) -> int:
+        most = _RECLAIM_MOST if session is None else None
+        return await self._one_by_one("SELECT session_hand_back($1, $2)", reason, session, most=most)
+
+    async def _one_by_one(self, query: str, *values: Any, most: int | None = None) -> int:
+        """Run a query that changes one job and returns its id until it returns none; returns how many it changed."""
         count = 0
-        while await self._database.fetch_value("SELECT session_hand_back($1, $2)", reason, session) is not None:
-            count += 1
-            if session is None and count == _RECLAIM_MOST:
+        while count != most:
+            job_id = await self._database.fetch_value(query, *values)
+            if job_id is None:
                 break
+            self._tell(job_id)
+            count += 1
         return count
 
     async def claim(self, pool: str, most: int, session: int) -> list[Lease]:
@@ -115,17 +130,17 @@ class Leases:
             if error.sqlstate == "KT440":
                 raise SessionEnded(str(error)) from None
             raise
+        for row in rows:
+            self._tell(row["job_id"])
         return [Lease(**row) for row in rows]
 
     async def progress(self, lease: Lease, fraction: float) -> bool:
         """Note progress (0…1), at most twice a second per job; False when the fence is late."""
-        return bool(
-            await self._database.fetch_value("SELECT job_progress($1, $2, $3)", lease.job_id, lease.fence, fraction)
-        )
+        return bool(await self._write("SELECT job_progress($1, $2, $3)", lease, fraction))
 
     async def stage_begin(self, lease: Lease, name: str) -> bool:
         """Note that a step begins; False when the fence is late."""
-        return bool(await self._database.fetch_value("SELECT stage_begin($1, $2, $3)", lease.job_id, lease.fence, name))
+        return bool(await self._write("SELECT stage_begin($1, $2, $3)", lease, name))
 
     async def stage_end(self, lease: Lease, name: str, gpu_seconds: float = 0.0) -> None:
         """Note that a step ended, and how long it held a GPU."""
@@ -138,15 +153,9 @@ class Leases:
 
         Without `begun` no engine had taken it: that was no start, and no attempt is noted.
         """
-        ended: Ended = await self._database.fetch_value(
-            "SELECT hand_back($1, $2, $3, $4, $5, $6)",
-            lease.job_id,
-            lease.fence,
-            reason,
-            counts,
-            failure.as_json() if failure else None,
-            begun,
-        )
+        fault = failure.as_json() if failure else None
+        query = "SELECT hand_back($1, $2, $3, $4, $5, $6)"
+        ended: Ended = await self._write(query, lease, reason, counts, fault, begun)
         return ended
 
     async def hand_back_strays(self, session: int, known: Iterable[tuple[UUID, int]]) -> int:
@@ -155,20 +164,20 @@ class Leases:
         A claim whose answer was lost leaves such: leased to a session that lives, and run by nobody.
         """
         kept = list(known)
-        count: int = await self._database.fetch_value(
-            "SELECT count(hand_back(id, fence, 'claim_lost', false)) FROM job WHERE session_id = $1"
+        rows = await self._database.fetch(
+            "SELECT id, hand_back(id, fence, 'claim_lost', false) FROM job WHERE session_id = $1"
             " AND state = 'running' AND (id, fence) NOT IN (SELECT * FROM unnest($2::uuid[], $3::int[]))",
             session,
             [job_id for job_id, _ in kept],
             [fence for _, fence in kept],
         )
-        return count
+        for row in rows:
+            self._tell(row["id"])
+        return len(rows)
 
     async def segment_end(self, lease: Lease, checkpoint: dict[str, Any]) -> Ended:
         """Pass the job on to its next pool."""
-        ended: Ended = await self._database.fetch_value(
-            "SELECT segment_end($1, $2, $3)", lease.job_id, lease.fence, checkpoint
-        )
+        ended: Ended = await self._write("SELECT segment_end($1, $2, $3)", lease, checkpoint)
         return ended
 
     async def settle(
@@ -185,14 +194,8 @@ class Leases:
         """
         if (state == "failed") != (failure is not None):
             raise ValueError("a job that failed, and no other, has a failure")
-        ended: Ended = await self._database.fetch_value(
-            "SELECT settle($1, $2, $3, $4, $5)",
-            lease.job_id,
-            lease.fence,
-            state,
-            outcome.as_json(),
-            failure.as_json() if failure else None,
-        )
+        fault = failure.as_json() if failure else None
+        ended: Ended = await self._write("SELECT settle($1, $2, $3, $4, $5)", lease, state, outcome.as_json(), fault)
         return ended
 
     async def stop_requested(self, session: int) -> list[tuple[UUID, int]]:
@@ -205,17 +208,11 @@ class Leases:
 
     async def time_out_starts(self) -> int:
         """Fail every job that was not started in time, one transaction each; returns how many."""
-        count = 0
-        while await self._database.fetch_value("SELECT start_timeout()") is not None:
-            count += 1
-        return count
+        return await self._one_by_one("SELECT start_timeout()")
 
     async def cancel_due(self) -> int:
         """Cancel every job whose own deadline (`cancelAfterSeconds`) is over, one transaction each; returns how many."""
-        count = 0
-        while await self._database.fetch_value("SELECT cancel_due()") is not None:
-            count += 1
-        return count
+        return await self._one_by_one("SELECT cancel_due()")
 
     async def sweep(self) -> None:
         """What one dispatcher does for all each second: end late jobs, promote parked ones, say where each line begins."""
@@ -224,6 +221,11 @@ class Leases:
         await self._database.execute("SELECT flow_catch_up()")
         for pool in await pools.names(self._database):
             await self._database.execute("SELECT queue_floor($1)", pool)
+
+    async def _write(self, query: str, lease: Lease, *values: Any) -> Any:
+        answer = await self._database.fetch_value(query, lease.job_id, lease.fence, *values)
+        self._tell(lease.job_id)
+        return answer
 
 
 async def drain(database: Database, grace_seconds: float) -> None:

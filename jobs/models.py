@@ -30,7 +30,7 @@ CLASSES: dict[Priority, int] = {"interactive": 1, "standard": 2, "batch": 3}
 class Submission:
     """A request that was validated and priced, ready to become a job.
 
-    `inputs` are the SHA-256 digests of the stored media that `effective_input` names.
+    `inputs` are the SHA-256 digests of the stored media that `effective_input` names, none kept before `inputs_kept_at`.
     """
 
     account_id: UUID
@@ -49,6 +49,7 @@ class Submission:
     cancel_after_seconds: int | None = None
     webhook_url: str | None = None
     inputs: tuple[bytes, ...] = ()
+    inputs_kept_at: datetime | None = None
 
 
 @dataclass(frozen=True)

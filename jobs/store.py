@@ -10,7 +10,15 @@ import asyncpg
 
 from accounts import idempotency
 from core.database import Database
-from core.errors import IdempotencyConflict, InsufficientBalance, NotFound, QueueFull, RateLimited, TaskUnavailable
+from core.errors import (
+    IdempotencyConflict,
+    InsufficientBalance,
+    NotFound,
+    QueueFull,
+    RateLimited,
+    StorageUnavailable,
+    TaskUnavailable,
+)
 from core.ids import uuid7
 from core.money import usd
 from jobs.models import CLASSES, Accepted, Attempt, Job, Stage, State, Submission
@@ -20,7 +28,7 @@ CANCEL_PAUSE = timedelta(minutes=10)
 
 _SUBMIT = (
     "SELECT job_id, replayed, created_at, balance_after FROM"
-    " submit($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)"
+    " submit($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20)"
 )
 
 _READ = """
@@ -58,6 +66,7 @@ class Jobs:
             QueueFull: the account has as many jobs waiting as it may.
             RateLimited: the account's submits are paused.
             TaskUnavailable: the fleet has no pool for the task.
+            StorageUnavailable: an input is no longer stored.
         """
         quote, new = submission.quote, uuid7()
         billing, cancel_after = quote.billing_json(), submission.cancel_after_seconds
@@ -83,6 +92,7 @@ class Jobs:
                 None if cancel_after is None else timedelta(seconds=cancel_after),
                 submission.webhook_url,
                 list(submission.inputs),
+                submission.inputs_kept_at,
             )
         except asyncpg.PostgresError as error:
             raise _translated(error, submission) from None
@@ -215,6 +225,10 @@ def _translated(error: Any, submission: Submission) -> Exception:
         case "KT503":
             return TaskUnavailable(
                 f"This fleet does not run {submission.task} with this input (pools needed: {error.detail})."
+            )
+        case "KT504":
+            return StorageUnavailable(
+                "The media of this request waited too long to become a job; nothing was accepted. Send it again."
             )
         case _:
             return idempotency.translated(error)

@@ -22,7 +22,6 @@ import httpx
 
 from accounts.keys import Keys
 from api.server import listen
-from api.services import base_url
 from billing import price_books
 from cluster.ray_environment import environment
 from core.database import UNAVAILABLE, Database
@@ -158,7 +157,7 @@ class Stack:
         async with self._timed("fleet") as detail:
             detail.append(settings.fleet)
             await self._apply(fleet)
-        url = base_url(self.settings)
+        url = self.settings.base_url
         async with self._timed("ingress") as detail:
             detail.append(url)
             await self._until_healthy(url)

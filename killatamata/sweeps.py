@@ -15,6 +15,7 @@ from billing import checks
 from core.clock import now
 from core.log import logger
 from jobs import history
+from jobs import sweeps as files
 
 DELIVERY_DAYS = 30
 EVENT_DAYS = 7
@@ -68,6 +69,22 @@ async def _old_events(services: Services) -> None:
     await history.remove_events(services.database, now() - timedelta(days=EVENT_DAYS))
 
 
+async def _expired_outputs(services: Services) -> None:
+    await files.expire_outputs(services.database, timedelta(days=services.settings.output_days))
+
+
+async def _strays(services: Services) -> None:
+    await files.remove_strays(services.database, services.store)
+
+
+async def _old_inputs(services: Services) -> None:
+    await files.remove_inputs(services.database, services.store)
+
+
+async def _old_uploads(services: Services) -> None:
+    await files.remove_uploads(services.database, services.store)
+
+
 SWEEPS: tuple[Sweep, ...] = (
     Sweep("touched-wallets", "* * * * * */30", _touched_wallets),
     Sweep("all-wallets", "17 3 * * *", _all_wallets),
@@ -75,4 +92,8 @@ SWEEPS: tuple[Sweep, ...] = (
     Sweep("old-deliveries", "7 * * * *", _old_deliveries),
     Sweep("old-idempotency-records", "12 * * * *", _old_idempotency_records),
     Sweep("old-events", "22 * * * *", _old_events),
+    Sweep("expired-outputs", "*/5 * * * *", _expired_outputs),
+    Sweep("strays", "*/5 * * * *", _strays),
+    Sweep("old-inputs", "2-59/5 * * * *", _old_inputs),
+    Sweep("old-uploads", "3-59/5 * * * *", _old_uploads),
 )

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import io
-import struct
+import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
-from PIL import ExifTags, Image, ImageCms
+from PIL import Image, ImageCms, PngImagePlugin, UnidentifiedImageError
 
+from media import kinds
 from media.errors import InvalidMedia, UnsupportedMedia
+from media.normalise import Change, normalised
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,153 +24,192 @@ Format = Literal["webp", "png", "jpg"]
 
 MIME_TYPES: Mapping[Format, str] = {"webp": "image/webp", "png": "image/png", "jpg": "image/jpeg"}
 
-MAX_BYTES = 30_000_000
+MAX_BYTES = kinds.MAX_BYTES["image"]
 MAX_PIXELS = 40_000_000
+MAX_SIDE = 65_535
+"""Pixels; what a JPEG can have at most."""
+MAX_SCANS = 100
+"""Of a progressive JPEG; encoders make about ten."""
 MAX_WEBP_SIDE = 16_383
 """Pixels; the VP8 frame header holds 14 bits per side (RFC 6386, section 9.1)."""
 
+_MAX_PROFILES = 8
 _PILLOW_NAMES: Mapping[Format, str] = {"webp": "WEBP", "png": "PNG", "jpg": "JPEG"}
+# Measured in docs/decisions/0030-how-pictures-are-encoded.md.
 _SAVE_OPTIONS: Mapping[Format, Mapping[str, Any]] = {
-    "webp": {"quality": 90, "method": 4},
-    "png": {},
-    # Without chroma subsampling: it smears the coloured lettering that these models are asked for.
+    "webp": {"quality": 90, "method": 2},
+    "png": {"compress_level": 3},
     "jpg": {"quality": 92, "subsampling": 0},
 }
-# What undoes each EXIF orientation (CIPA DC-008, tag 274); 1 is upright.
-_TURNS: Mapping[object, Image.Transpose] = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
+_XMP_IN_PNG = "XML:com.adobe.xmp"
+_MARKER = re.compile(rb"\xff+([^\x00\xd0-\xd7\xff])", re.DOTALL)
+"""A JPEG's marker (ITU-T T.81, table B.1) that has a length behind it; stuffed bytes and restarts have none."""
+_PNG_DEPTH = 24
+"""Where a PNG tells its bits a channel: the first chunk is IHDR (PNG, third edition, 11.2.1)."""
 
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """A decoded picture: `pixels` is uint8 sRGB of shape (height, width, 3), `format` what the bytes were."""
+    """A decoded picture: `pixels` is uint8 sRGB of shape (height, width, 3), `format` what the bytes were.
+
+    `frames` is 1, or how many an animation had; `changes` tell what was lost on the way, each an adjustment at run time.
+    """
 
     pixels: npt.NDArray[np.uint8]
     format: Format
+    frames: int = 1
+    changes: tuple[Change, ...] = ()
 
 
-def encode(pixels: npt.NDArray[np.uint8], format: Format, *, size: tuple[int, int] | None = None) -> bytes:  # noqa: A002
+def encode(
+    pixels: npt.NDArray[np.uint8],
+    format: Format,  # noqa: A002
+    *,
+    size: tuple[int, int] | None = None,
+    xmp: bytes | None = None,
+) -> bytes:
     """`pixels`, uint8 sRGB of shape (height, width, 3), as a file; resized to `size` (width, height) if that is given.
 
-    WebP has quality 90 and method 4, JPEG quality 92 without chroma subsampling, PNG is lossless. No colour profile is
-    embedded: untagged pictures are sRGB. The same pixels give the same bytes.
+    WebP has quality 90 and method 2, JPEG quality 92 without chroma subsampling, PNG is lossless. Each says that it is
+    sRGB: WebP and JPEG by a profile of 588 bytes, PNG by its own chunk. `xmp` is a packet of metadata to carry. The same
+    arguments give the same bytes.
 
     Raises:
         ValueError: the array or the size has no such shape, the format is unknown, or a side is too long for WebP.
     """
     if format not in MIME_TYPES:
         raise ValueError(f"format {format!r}: use one of {', '.join(MIME_TYPES)}")
-    if pixels.dtype != "uint8" or pixels.ndim != 3 or pixels.shape[2] != 3 or 0 in pixels.shape:
-        raise ValueError(f"pixels are {pixels.dtype} of shape {pixels.shape}: uint8 of shape (height, width, 3) needed")
-    image = Image.fromarray(pixels)
-    if size is not None and size != image.size:
-        if min(size) < 1:
-            raise ValueError(f"size {size}: both sides must be positive")
-        image = image.resize(size, Image.Resampling.LANCZOS)
+    image = scaled(pixels, size)
     if format == "webp" and max(image.size) > MAX_WEBP_SIDE:
         raise ValueError(f"{image.width}x{image.height}: WebP holds at most {MAX_WEBP_SIDE} pixels a side")
     file = io.BytesIO()
-    image.save(file, _PILLOW_NAMES[format], **_SAVE_OPTIONS[format])
+    image.save(file, _PILLOW_NAMES[format], **_SAVE_OPTIONS[format], **_tags(format, xmp))
     return file.getvalue()
+
+
+def scaled(pixels: npt.NDArray[np.uint8], size: tuple[int, int] | None = None) -> Image.Image:
+    """`pixels`, uint8 sRGB of shape (height, width, 3), as an image of `size` (width, height), by default its own.
+
+    Raises:
+        ValueError: the array or the size has no such shape.
+    """
+    if pixels.dtype != "uint8" or pixels.ndim != 3 or pixels.shape[2] != 3 or 0 in pixels.shape:
+        raise ValueError(f"pixels are {pixels.dtype} of shape {pixels.shape}: uint8 of shape (height, width, 3) needed")
+    image = Image.fromarray(pixels)
+    if size is None or size == image.size:
+        return image
+    if min(size) < 1:
+        raise ValueError(f"size {size}: both sides must be positive")
+    return image.resize(size, Image.Resampling.LANCZOS)
+
+
+def _tags(format: Format, xmp: bytes | None) -> dict[str, Any]:  # noqa: A002
+    """What says to Pillow that a picture is sRGB, and carries `xmp`."""
+    if format != "png":
+        return {"icc_profile": _srgb_profile(), **({"xmp": xmp} if xmp else {})}
+    chunks = PngImagePlugin.PngInfo()
+    chunks.add(b"sRGB", b"\0")
+    if xmp:
+        chunks.add_itxt(_XMP_IN_PNG, xmp.decode())
+    return {"pnginfo": chunks}
+
+
+@cache
+def _srgb_profile() -> bytes:
+    """LittleCMS's sRGB profile without the time of its making (ICC.1:2022, 7.2.10), so that files are reproducible."""
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    return profile[:24] + bytes(12) + profile[36:]
 
 
 def sniff(data: bytes) -> Format | None:
     """The format that the first bytes of `data` declare; None when it is none of ours."""
-    if data.startswith(b"\x89PNG\r\n\x1a\n"):
-        return "png"
-    if data.startswith(b"\xff\xd8\xff"):
-        return "jpg"
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return "webp"
-    return None
+    found = kinds.sniff(data, "image")
+    return next((name for name, mime_type in MIME_TYPES.items() if mime_type == found), None)
 
 
 def open_image(data: bytes, *, max_bytes: int = MAX_BYTES, max_pixels: int = MAX_PIXELS) -> Picture:
-    """Decode a picture that nobody has vouched for.
+    """Decode a picture that nobody has vouched for. It takes up to seconds: never call it in an event loop.
 
-    The content decides the format, never a name. The size is checked before any pixel is decoded. The picture is turned
-    upright by its EXIF orientation, converted to sRGB by its colour profile (EXIF or a profile that cannot be read
-    counts as absent, as in browsers), reduced to 8 bits a channel, and laid on white where it is transparent. Of an
-    animation, the first frame is taken. Peak memory is 12 to 25 bytes a pixel, up to 1 GB at the default limit.
+    The content decides the format, never a name. Bytes, pixels, sides and scans are counted before anything is decoded.
+    What becomes of orientation, colour profile, depth and transparency stands at `media.normalise.normalised`. Of an
+    animation, the first frame is taken.
+
+    Peak memory beside `data` is 4 to 8 bytes a pixel, 10 for a progressive JPEG (12 in CMYK), 16 for a WebP:
+    640 MB at the default limits.
 
     Raises:
         UnsupportedMedia: neither PNG, JPEG nor WebP.
         InvalidMedia: too many bytes or pixels, cut off, or broken.
         MemoryError: this process has too little memory for the picture.
     """
-    import numpy as np
-
     found = sniff(data)
     if found is None:
         raise UnsupportedMedia("This is neither a PNG, a JPEG nor a WebP picture; convert it to one of them.")
     if len(data) > max_bytes:
         raise InvalidMedia(f"The picture has {len(data)} bytes; at most {max_bytes} are accepted.")
+    _check_work(data, found)
     try:
-        with Image.open(io.BytesIO(data), formats=[_PILLOW_NAMES[found]]) as image:
-            if image.width * image.height > max_pixels:
+        with _opened(data, found) as image:
+            width, height = image.size
+            if width * height > max_pixels or max(width, height) > MAX_SIDE:
                 raise InvalidMedia(
-                    f"The picture has {image.width}x{image.height} pixels; at most {max_pixels} allowed."
+                    f"The picture has {width}x{height} pixels; at most {max_pixels} are accepted, {MAX_SIDE} a side."
                 )
+            frames = 1 if found == "jpg" else getattr(image, "n_frames", 1)
             image.load()
-            pixels = np.asarray(_flatten(_upright(image)))
+            if found == "png":
+                _scale_key(image, depth=data[_PNG_DEPTH])
+            pixels, changes = normalised(image)
     except (InvalidMedia, MemoryError):
         raise
+    except UnidentifiedImageError:
+        raise InvalidMedia(f"The {found} picture is broken or cut off.") from None
+    except Image.DecompressionBombError:
+        raise InvalidMedia(f"The picture has too many pixels; at most {max_pixels} are accepted.") from None
     except Exception as error:
         # Pillow raises whatever the bytes lead it into; fuzzing finds nine classes, AssertionError among them.
         raise InvalidMedia(f"The {found} picture is broken or cut off: {error}") from error
-    return Picture(pixels, found)
+    if frames > 1:
+        first = Change(f"an animation of {frames} frames", "its first frame", "only still pictures are taken")
+        changes = (first, *changes)
+    return Picture(pixels, found, frames, changes)
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    try:
-        orientation = image.getexif().get(ExifTags.Base.Orientation)
-    except (SyntaxError, OSError, ValueError, LookupError, TypeError, struct.error):
-        return image
-    turn = _TURNS.get(orientation)
-    return image if turn is None else image.transpose(turn)
+def _opened(data: bytes, found: Format) -> Image.Image:
+    with warnings.catch_warnings():
+        # Our own limits are lower than the one that Pillow warns of.
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        return Image.open(io.BytesIO(data), formats=[_PILLOW_NAMES[found]])
 
 
-def _flatten(image: Image.Image) -> Image.Image:
-    image = _eight_bits(image)
-    colour = _srgb(image)
-    if not image.has_transparency_data:
-        return colour
-    alpha = image.convert("RGBA").getchannel("A")
-    return Image.composite(colour, Image.new("RGB", colour.size, "white"), alpha)
+def _check_work(data: bytes, found: Format) -> None:
+    """Refuse files whose few bytes make a decoder work for hours.
+
+    A progressive JPEG passes over every pixel once for each scan, and a scan can have 42 bytes; a PNG's colour profile
+    is inflated each time one is met.
+
+    Raises:
+        InvalidMedia: more than `MAX_SCANS` scans, or than `_MAX_PROFILES` colour profiles.
+    """
+    if found == "jpg" and data.count(b"\xff\xda") > MAX_SCANS and _count_scans(data) > MAX_SCANS:
+        raise InvalidMedia(f"The jpg picture has more than {MAX_SCANS} scans; save it as a baseline JPEG.")
+    if found == "png" and data.count(b"iCCP") > _MAX_PROFILES:
+        raise InvalidMedia("The png picture has many colour profiles; save it with one.")
 
 
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """Grey of 16 bits as grey of 8; Pillow's own conversion clips at 255 instead of scaling, and drops transparency."""
-    import numpy as np
+def _count_scans(data: bytes) -> int:
+    """The scans of a JPEG up to its end marker; what follows that may be anything, a phone's video too."""
+    scans, at = 0, 2
+    while (found := _MARKER.search(data, at)) is not None and found[1] != b"\xd9":
+        scans += found[1] == b"\xda"
+        at = found.end() + int.from_bytes(data[found.end() : found.end() + 2], "big")
+    return scans
 
-    if image.mode != "I;16":
-        return image
-    levels = np.asarray(image)
-    grey = Image.fromarray((levels >> 8).astype(np.uint8))
+
+def _scale_key(image: Image.Image, depth: int) -> None:
+    """A PNG's transparent colour at 8 bits a channel, like its pixels; Pillow 13.0 leaves it at the file's depth."""
     key = image.info.get("transparency")
-    if key is not None:
-        grey.putalpha(Image.fromarray(np.where(levels == key, 0, 255).astype(np.uint8)))
-    grey.info["icc_profile"] = image.info.get("icc_profile")
-    return grey
-
-
-def _srgb(image: Image.Image) -> Image.Image:
-    grey = image.convert("L") if image.mode in {"1", "LA"} else image
-    colour = grey if grey.mode in {"L", "CMYK"} else grey.convert("RGB")
-    profile = image.info.get("icc_profile")
-    converted = _by_profile(colour, profile) if profile else None
-    return converted or colour.convert("RGB")
-
-
-def _by_profile(image: Image.Image, profile: bytes) -> Image.Image | None:
-    try:
-        return ImageCms.profileToProfile(image, io.BytesIO(profile), ImageCms.createProfile("sRGB"), outputMode="RGB")
-    except (ImageCms.PyCMSError, OSError, ValueError):
-        return None
+    if depth == 16 and image.mode == "RGB" and isinstance(key, tuple):
+        image.info["transparency"] = tuple(level >> 8 for level in key)
+    elif depth < 8 and image.mode == "L" and isinstance(key, int):
+        image.info["transparency"] = key * 255 // ((1 << depth) - 1)

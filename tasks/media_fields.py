@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import binascii
+import io
 import re
 from collections.abc import Set
 from typing import Annotated, Any, ClassVar, Literal
@@ -18,24 +19,27 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_core import PydanticCustomError
+from pydantic_core import PydanticCustomError, PydanticKnownError
 
+from media import kinds
 from tasks.base import Findings
 from tasks.fields import InputModel, Text
+from tasks.long_text import LongText
 from tasks.validation import INLINE_TAG, URL_TAG
 
 MAX_URL_CHARACTERS = 2048
-MAX_IMAGE_BYTES = 30_000_000
+MAX_IMAGE_BYTES = kinds.MAX_BYTES["image"]
 """Largest image, decoded from base64 or fetched."""
-MAX_AUDIO_BYTES = 50_000_000
+MAX_AUDIO_BYTES = kinds.MAX_BYTES["audio"]
 """Largest audio file, decoded from base64 or fetched."""
-MAX_VIDEO_BYTES = 500_000_000
+MAX_VIDEO_BYTES = kinds.MAX_BYTES["video"]
 """Largest video, fetched; no video comes inline."""
 MAX_REFERENCES = 4
 
 _DATA_URI = re.compile(r"data:(?P<mime>[^;,]*)(?:;[^;,]*)*?;base64,", re.IGNORECASE)
 _MAX_HEADER = 256
 _URL_PATTERN = r"^[Hh][Tt][Tt][Pp][Ss]?://\S+$"
+_SPACE = b" \t\r\n\v\f"
 _SPACE_OR_CONTROL = re.compile(r"[\s\x00-\x1f\x7f]")
 
 
@@ -68,17 +72,28 @@ def _data_uri(text: str) -> re.Match[str] | None:
     return _DATA_URI.match(text, 0, _MAX_HEADER)
 
 
-def decode_inline(data_base64: str) -> bytes:
-    """The bytes inside `dataBase64`: base64, or a data URI that holds base64; line breaks are ignored.
+def decode_inline(data_base64: str | LongText) -> bytes:
+    """The bytes inside `dataBase64`: base64, or a data URI that holds base64; white space is ignored.
+
+    A `LongText` is decoded piece by piece, so that other threads go on meanwhile.
 
     Raises:
         ValueError: neither of the two.
     """
-    header = _data_uri(data_base64)
-    if header is None and data_base64[:5].lower() == "data:":
-        raise ValueError("a data URI must say ;base64, before its data")
-    encoded = data_base64[header.end() :] if header else data_base64
-    return binascii.a2b_base64("".join(encoded.split()), strict_mode=True)
+    content, pending = io.BytesIO(), b""
+    for number, piece in enumerate([data_base64] if isinstance(data_base64, str) else data_base64.pieces()):
+        header = None if number else _data_uri(piece)
+        if number == 0 and header is None and piece[:5].lower() == "data:":
+            raise ValueError("a data URI must say ;base64, before its data")
+        encoded = pending + piece[header.end() if header else 0 :].encode("ascii").translate(None, _SPACE)
+        # The last group waits for what follows: only the end may be padded.
+        whole = max(0, (len(encoded) - 1) // 4 * 4)
+        ready, pending = encoded[:whole], encoded[whole:]
+        if ready.endswith(b"="):
+            raise ValueError("something follows the padding")
+        content.write(binascii.a2b_base64(ready, strict_mode=True))
+    content.write(binascii.a2b_base64(pending, strict_mode=True))
+    return content.getvalue()
 
 
 def _essence(value: object) -> object:
@@ -95,35 +110,40 @@ class InlineMedia(InputModel):
     model_config = ConfigDict(json_schema_extra={"required": ["dataBase64"]}, defer_build=True)
     max_bytes: ClassVar[int]
 
-    data_base64: str = Field(
+    data_base64: bytes = Field(
         description="Base64, or a data URI that holds base64.",
-        json_schema_extra={"contentEncoding": "base64"},
-        min_length=1,
+        json_schema_extra={"contentEncoding": "base64", "minLength": 1},
     )
 
     @model_validator(mode="before")
     @classmethod
     def _mime_type_of_the_data_uri(cls, data: object) -> object:
-        if isinstance(data, dict) and data.get("mimeType") is None and isinstance(data.get("dataBase64"), str):
-            header = _data_uri(data["dataBase64"])
+        if isinstance(data, dict) and data.get("mimeType") is None:
+            text = data.get("dataBase64")
+            header = _data_uri(text.head if isinstance(text, LongText) else text if isinstance(text, str) else "")
             if header and header["mime"]:
                 return {**data, "mimeType": header["mime"]}
         return data
 
-    @field_validator("data_base64")
+    @field_validator("data_base64", mode="before", json_schema_input_type=str)
     @classmethod
-    def _decodes(cls, text: str) -> str:
+    def _decoded(cls, text: object) -> object:
+        """The bytes, which is what the field holds from here on; bytes stay as they are."""
+        if not isinstance(text, str | LongText | bytes):
+            raise PydanticKnownError("string_type")
+        if text == "":
+            raise PydanticKnownError("string_too_short", {"min_length": 1})
         try:
-            size = len(decode_inline(text))
+            content = text if isinstance(text, bytes) else decode_inline(text)
         except ValueError:
             raise PydanticCustomError(
                 "base64_form", "must be base64 (the standard alphabet, padded) or a data URI with ;base64,"
             ) from None
-        if size == 0:
+        if not content:
             raise PydanticCustomError("base64_empty", "holds no bytes")
-        if size > cls.max_bytes:
-            raise PydanticCustomError("base64_size", f"must hold at most {cls.max_bytes} bytes, not {size}")
-        return text
+        if len(content) > cls.max_bytes:
+            raise PydanticCustomError("base64_size", f"must hold at most {cls.max_bytes} bytes, not {len(content)}")
+        return content
 
 
 class InlineImage(InlineMedia):

@@ -7,6 +7,7 @@ import itertools
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
+from uuid import UUID
 
 from accounts import accounts
 from billing import wallets
@@ -28,18 +29,24 @@ def new_pool() -> str:
 
 
 async def submitted(
-    database: Database, pool: str, given: dict[str, Any] | None = None, *, task: str = "image.generate"
+    database: Database,
+    pool: str,
+    given: dict[str, Any] | None = None,
+    *,
+    task: str = "image.generate",
+    account_id: UUID | None = None,
 ) -> Job:
-    """A queued job of a new account."""
+    """A queued job, of a new account unless one is given."""
     async with database.transaction() as connection:
-        account = await accounts.create(connection, "customer")
-        await wallets.topup(connection, account.id, CREDIT, f"test:{account.id}")
+        if account_id is None:
+            account_id = (await accounts.create(connection, "customer")).id
+            await wallets.topup(connection, account_id, CREDIT, f"test:{account_id}")
         await connection.execute(
             "INSERT INTO pool (name, slots) VALUES ($1, 5) ON CONFLICT (name) DO UPDATE SET slots = 5, paused = false",
             pool,
         )
     submission = Submission(
-        account_id=account.id,
+        account_id=account_id,
         task=task,
         effective_input=given or {},
         input_adjustments=[],

@@ -68,6 +68,7 @@ def cluster_settings(cluster_url: str) -> dict[str, str]:
         "KILLATAMATA_DATA_DIR": str(FOLDER),
         "KILLATAMATA_DATABASE_URL": cluster_url,
         "KILLATAMATA_EGRESS_ALLOW": "127.0.0.0/8",
+        "KILLATAMATA_PUBLIC_URL": "https://api.example.test",
         "KILLATAMATA_SECRET_KEY": "k" * 32,
         "KILLATAMATA_LOG_LEVEL": "warning",
     }

@@ -1,11 +1,10 @@
-"""image.generate: fetch the references, run the model, encode, publish."""
+"""image.generate: fetch the references, run the model, deliver the picture."""
 
 from __future__ import annotations
 
-from cluster import work
+from cluster.chains.pictures import delivered
 from cluster.steps import Steps
 from jobs.leases import Outcome
-from media.image import MIME_TYPES
 from models.qwen_image import ImageRequest
 from tasks import image_generate
 from tasks.registry import TASKS
@@ -26,15 +25,4 @@ async def generate(steps: Steps) -> Outcome:
         references=tuple(references),
     )
     made = await steps.model(pool, request)
-    kind = given["outputFormat"]
-    content = await steps.cpu("encode", work.encode_image, made.result, kind, given["width"], given["height"])
-    (artifact,) = await steps.publish({f"image.{kind}": (content, MIME_TYPES[kind])})
-    output = {"role": "primary", **artifact, "width": given["width"], "height": given["height"]}
-    return Outcome(
-        outputs=(output,),
-        upstream=made.details,
-        engine=made.engine,
-        weights_digest=made.weights_digest,
-        stand_in=made.stand_in,
-        replica=made.replica,
-    )
+    return await delivered(steps, made, (given["width"], given["height"]))

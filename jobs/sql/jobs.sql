@@ -26,12 +26,15 @@ CREATE OR REPLACE FUNCTION uuid_v7() RETURNS uuid LANGUAGE sql VOLATILE AS $$
     'hex')::uuid
 $$;
 
+-- How long after a submit brought it an input is safe from the sweep, though no job names it.
+CREATE OR REPLACE FUNCTION unnamed_input_kept() RETURNS interval LANGUAGE sql IMMUTABLE AS $$ SELECT interval '1 h' $$;
+
 -- Everything of a submit in one round trip; nothing of it stays when the money does not suffice. A replay gives the first job.
 CREATE OR REPLACE FUNCTION submit(
   p_job uuid, p_account uuid, p_task text, p_effective_input jsonb, p_adjustments jsonb, p_warnings jsonb,
   p_billing jsonb, p_amount bigint, p_pools text[], p_cost double precision, p_class smallint, p_request_id text,
   p_route text, p_key text, p_fingerprint bytea, p_start_timeout interval, p_cancel_after interval, p_webhook_url text,
-  p_inputs bytea[]
+  p_inputs bytea[], p_inputs_kept_at timestamptz DEFAULT NULL
 ) RETURNS TABLE (job_id uuid, replayed boolean, created_at timestamptz, balance_after bigint) LANGUAGE plpgsql AS $$
 DECLARE
   v_replay idempotency;
@@ -54,6 +57,9 @@ BEGIN
   INSERT INTO event (job_id, seq, type, data)
     VALUES (p_job, 1, 'state', jsonb_build_object('status', 'queued', 'requestId', p_request_id));
   IF cardinality(p_inputs) > 0 THEN
+    IF p_inputs_kept_at < v_now - unnamed_input_kept() / 2 THEN
+      RAISE 'the inputs may have been swept' USING ERRCODE = 'KT504';
+    END IF;
     INSERT INTO job_input (job_id, sha256) SELECT DISTINCT p_job, sha256 FROM unnest(p_inputs) AS given (sha256);
   END IF;
   PERFORM flow_join(p_job, p_account, p_pools, p_class, p_cost);

@@ -16,7 +16,7 @@ import pytest
 from tests.acceptance.conftest import CREDIT, SECRET, Newcomer
 
 ROOT = Path(__file__).parents[2]
-EXAMPLES = "25"
+EXAMPLES = "15"
 CONFIG = """
 [auth.openapi.bearer]
 bearer = "{key}"
@@ -50,6 +50,11 @@ def address(database_url: str, tmp_path: Path) -> Iterator[str]:
             "KILLATAMATA_DATABASE_URL": database_url,
             "KILLATAMATA_SECRET_KEY": SECRET,
             "KILLATAMATA_PUBLIC_URL": base,
+            "KILLATAMATA_LOG_LEVEL": "warning",
+            "KILLATAMATA_EVENT_STREAMS_PER_KEY": "1000",
+            "KILLATAMATA_READS_PER_MINUTE": "0",
+            "KILLATAMATA_WRITES_PER_MINUTE": "0",
+            "KILLATAMATA_REQUESTS_PER_MINUTE_WITHOUT_KEY": "0",
         }
         command = [sys.executable, "-m", "api", "--fd", str(listening.fileno())]
         environment = {**os.environ, **settings}

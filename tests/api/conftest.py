@@ -10,18 +10,23 @@ from starlette.testclient import TestClient
 from accounts import idempotency
 from api.app import application
 from api.cursors import Cursors
+from api.event_tokens import EventTokens
 from api.rate_limits import RateLimits
 from api.services import Services
 from core.settings import Settings
+from jobs.artifacts import Artifacts
 from jobs.estimates import Estimates
+from jobs.inputs import Inputs
 from jobs.run_times import RunTimes
 from jobs.snapshot import Queues
+from jobs.uploads import UploadLimits, Uploads
 from pricing.tokens import QuoteTokens
 from storage import LocalStore
 from tests.api.doubles import (
     KEY,
     BooksDouble,
     DatabaseDouble,
+    HubDouble,
     JobsDouble,
     KeysDouble,
     RecordDouble,
@@ -71,6 +76,7 @@ def services(
         "price_books": BooksDouble(),
         "wakeup": WakeupDouble(),
         "webhooks": WebhooksDouble(jobs),
+        "hub": HubDouble(),
     }
     settings = Settings(data_dir=tmp_path, secret_key="k" * 32, max_body_bytes=200_000, public_url=BASE_URL)
     return Services(
@@ -80,7 +86,11 @@ def services(
         estimates=Estimates(queues, RunTimes(whatever)),
         quote_tokens=QuoteTokens(b"k" * 32),
         cursors=Cursors(b"k" * 32),
+        event_tokens=EventTokens(b"k" * 32),
         store=store,
+        inputs=Inputs(whatever, store),
+        uploads=Uploads(store, UploadLimits(2, 40_000_000, 3600)),
+        artifacts=Artifacts(whatever, store, 7),
         rate_limits=RateLimits.of(settings),
         **cast("dict[str, Any]", doubles),
     )

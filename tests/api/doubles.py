@@ -257,10 +257,11 @@ class WebhooksDouble:
 
 
 class WakeupDouble:
-    """Counts how often dispatchers were told of work."""
+    """Counts how often dispatchers were told of work, and keeps of which jobs streams were told."""
 
     def __init__(self) -> None:
         self.asked = 0
+        self.told: list[UUID] = []
 
     def start(self) -> None:
         pass
@@ -270,3 +271,19 @@ class WakeupDouble:
 
     def ask(self) -> None:
         self.asked += 1
+
+    def tell(self, job_id: UUID) -> None:
+        self.told.append(job_id)
+
+
+class HubDouble:
+    """Nothing ever happens to a job."""
+
+    def start(self) -> None:
+        pass
+
+    async def stop(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass

@@ -14,7 +14,7 @@ import pytest
 
 from api.app import application, create_app
 from api.server import listen
-from api.services import Services, base_url
+from api.services import Services
 from core.settings import Settings
 from tests.api.doubles import DatabaseDouble
 
@@ -60,14 +60,14 @@ async def test_a_fault_in_the_settings_stops_the_start(services: Services, datab
     ],
 )
 def test_the_base_url(settings: dict[str, str], url: str) -> None:
-    assert base_url(Settings.model_validate(settings)) == url
+    assert Settings.model_validate(settings).base_url == url
 
 
 def test_without_what_it_needs_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("DATABASE_URL", "KILLATAMATA_DATABASE_URL", "KILLATAMATA_PORT", "KILLATAMATA_PUBLIC_URL"):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(ValueError, match="PUBLIC_URL"):
-        base_url(Settings())
+        _ = Settings().base_url
     with pytest.raises(ValueError, match="DATABASE_URL"):
         create_app(Settings(data_dir=tmp_path, port=8000))
 

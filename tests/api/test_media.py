@@ -18,7 +18,15 @@ from storage import LocalStore
 from tests.api.doubles import OTHER_KEY, THEN, JobsDouble
 
 JOBS, QUOTES = "/api/v1/media/jobs", "/api/v1/media/quotes"
+BLURHASH = "LEHV6nWB2yk8pyo0adR*.7kCMdnj"
 FOX = {"task": "image.generate", "input": {"prompt": "cinematic fox astronaut", "width": 1024, "height": 1024}}
+
+
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def inline(content: bytes, head: str = "data:image/png;base64,") -> dict[str, Any]:
+    return asked(referenceImages=[{"dataBase64": head + base64.b64encode(content).decode(), "mimeType": "image/png"}])
 
 
 def body(**changes: Any) -> dict[str, Any]:
@@ -39,7 +47,7 @@ def test_a_submit_answers_as_the_contract_says(client: TestClient, jobs: JobsDou
     job = answer.json()
     assert set(job) == {
         "jobId", "id", "externalJobId", "task", "status", "billing", "durationEstimate", "effectiveInput",
-        "inputAdjustments", "warnings", "statusUrl", "cancelUrl",
+        "inputAdjustments", "warnings", "statusUrl", "eventsUrl", "cancelUrl",
     }  # fmt: skip
     assert job["jobId"] == job["id"] == job["externalJobId"]
     assert decode("job", job["id"]) in jobs.jobs
@@ -79,7 +87,7 @@ def test_the_same_key_is_the_same_job(client: TestClient, jobs: JobsDouble) -> N
     first = client.post(JOBS, json=FOX, headers=headers)
     again = client.post(JOBS, json={**FOX, "idempotencyKey": "job-001"})
     assert (first.status_code, again.status_code) == (202, 202)
-    assert first.json() == again.json()
+    assert {**first.json(), "eventsUrl": ""} == {**again.json(), "eventsUrl": ""}
     assert again.headers["idempotency-replayed"] == "true"
     assert again.headers["location"] == first.headers["location"]
     assert len(jobs.jobs) == 1
@@ -206,7 +214,8 @@ def test_a_quote_with_the_callers_seed_keeps_it(client: TestClient) -> None:
 
 def test_a_quote_of_something_else_is_409(client: TestClient, jobs: JobsDouble) -> None:
     token = client.post(QUOTES, json=FOX).json()["quoteToken"]
-    tampered = token[:-1] + ("A" if token[-1] != "A" else "B")
+    # Not the last character: two of its six bits say nothing.
+    tampered = token[:-2] + ("A" if token[-2] != "A" else "B") + token[-1]
     for sent, key in [
         ({**asked(width=512, height=512), "quoteToken": token}, None),
         (body(quoteToken=token), OTHER_KEY),
@@ -249,7 +258,7 @@ def test_a_quote_takes_no_token(client: TestClient) -> None:
 
 
 def test_inline_media_and_query_strings_are_not_shown(client: TestClient) -> None:
-    content = b"\x89PNG secret bytes"
+    content = PNG + b"secret bytes"
     sent = asked(
         prompt="https://example.com/?q=1",
         referenceImages=[
@@ -265,6 +274,54 @@ def test_inline_media_and_query_strings_are_not_shown(client: TestClient) -> Non
         "https://cdn.example.com/a.webp",
         {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content), "mimeType": "image/png"},
     ]
+
+
+@pytest.mark.parametrize("size", [100, 120_000])
+def test_inline_media_are_stored_and_named_by_a_submit_only(
+    client: TestClient, jobs: JobsDouble, store: LocalStore, size: int
+) -> None:
+    content = PNG + bytes(size)
+    key = f"in/{hashlib.sha256(content).hexdigest()}"
+    quote = client.post(QUOTES, json=inline(content)).json()
+    assert list(store.keys()) == []
+    job = client.post(JOBS, json={**inline(content, head=""), "quoteToken": quote["quoteToken"]})
+    assert job.status_code == 202, "the same bytes, written another way, are what was quoted"
+    assert store.read(key) == content
+    (submission,) = jobs.submissions
+    assert submission.inputs == (hashlib.sha256(content).digest(),)
+    named = [{"sha256": key[3:], "mimeType": "image/png", "bytes": len(content)}]
+    assert submission.effective_input["referenceImages"] == named
+    assert job.json()["effectiveInput"]["referenceImages"] == quote["effectiveInput"]["referenceImages"] == named
+    assert client.get(JOBS, params={"jobId": job.json()["id"]}).status_code == 200
+
+
+def test_a_key_is_for_one_way_to_write_the_bytes(client: TestClient, jobs: JobsDouble) -> None:
+    headers = {"Idempotency-Key": "k"}
+    first = client.post(JOBS, json=inline(PNG), headers=headers)
+    assert client.post(JOBS, json=inline(PNG), headers=headers).json() == first.json()
+    assert client.post(JOBS, json=inline(PNG, head=""), headers=headers).json()["error"] == "idempotency_conflict"
+
+
+def test_an_unsupported_inline_file_is_422_and_is_not_stored(client: TestClient, store: LocalStore) -> None:
+    for path in (JOBS, QUOTES):
+        answer = client.post(path, json=inline(b"GIF89a"))
+        assert (answer.status_code, answer.json()["error"]) == (422, "invalid_input")
+        assert "convert it" in fields(answer)["input.referenceImages[0].dataBase64"]["message"]
+    assert list(store.keys()) == []
+
+
+def test_a_mislabelled_inline_file_is_reported(client: TestClient) -> None:
+    answer = client.post(JOBS, json=inline(b"\xff\xd8\xff\xe0"))
+    assert answer.json()["inputAdjustments"] == [
+        {
+            "field": "referenceImages[0].mimeType",
+            "from": "image/png",
+            "to": "image/jpeg",
+            "reason": "the file's content",
+            "at": "submit",
+        }
+    ]
+    assert client.post(f"{JOBS}?strict=1", json=inline(b"\xff\xd8\xff\xe0")).status_code == 422
 
 
 def test_a_live_job_is_read(client: TestClient) -> None:
@@ -332,10 +389,11 @@ def test_a_finished_job_has_one_url_that_works(client: TestClient, jobs: JobsDou
     artifact = store.put("jobs/1/1/image.webp", b"RIFFxxxxWEBP", "image/webp")
     record = {
         "role": "primary", "key": artifact.key, "mimeType": "image/webp", "bytes": artifact.bytes,
-        "sha256": artifact.sha256, "width": 1024, "height": 1024, "newMeasure": 3,
+        "sha256": artifact.sha256, "width": 1024, "height": 1024, "newMeasure": 3, "blurhash": BLURHASH,
     }  # fmt: skip
-    preview = record | {"role": "preview"}
-    job_id = finished(client, jobs, outputs=[record, preview], engine="qwen-image", stand_in=True)
+    thumbnail = record | {"role": "thumbnail"}
+    del thumbnail["blurhash"]
+    job_id = finished(client, jobs, outputs=[record, thumbnail], engine="qwen-image", stand_in=True)
     answer = client.get(JOBS, params={"jobId": job_id})
     job = answer.json()
     assert "retry-after" not in answer.headers
@@ -343,6 +401,7 @@ def test_a_finished_job_has_one_url_that_works(client: TestClient, jobs: JobsDou
     output = job["outputs"][0]
     assert "key" not in output
     assert (output["width"], output["newMeasure"], output["role"]) == (1024, 3, "primary")
+    assert output["blurhash"] == BLURHASH
     assert "durationSeconds" not in output
     assert output["deleteAt"] > output["expiresAt"]
     assert job["downloadableOutputUrls"] == [output["url"]]
@@ -350,6 +409,9 @@ def test_a_finished_job_has_one_url_that_works(client: TestClient, jobs: JobsDou
     file = client.get(output["url"], headers={"x-api-key": ""})
     assert (file.status_code, file.content) == (200, b"RIFFxxxxWEBP")
     assert file.headers["content-disposition"] == f'attachment; filename="{job_id}.webp"'
+    small = client.get(job["outputs"][1]["url"], headers={"x-api-key": ""})
+    assert small.headers["content-disposition"] == f'attachment; filename="{job_id}-thumbnail.webp"'
+    assert "blurhash" not in job["outputs"][1]
 
 
 @pytest.mark.parametrize("late", [{"finished_at": now() - timedelta(days=8)}, {"outputs_deleted_at": now()}])

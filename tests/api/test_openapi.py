@@ -149,4 +149,24 @@ def test_query_fields_are_documented(document: dict[str, Any]) -> None:
     assert parameters["limit"]["schema"] == {"default": 20, "maximum": 100, "minimum": 1, "type": "integer"}
     assert parameters["includeDetails"]["schema"]["type"] == "boolean"
     names = [each["name"] for each in document["paths"][JOBS]["post"]["parameters"]]
-    assert names == ["strict", "X-Idempotency-Key"]
+    assert names == ["strict", "Prefer", "X-Idempotency-Key"]
+
+
+def test_a_submit_may_be_answered_by_the_finished_job(document: dict[str, Any]) -> None:
+    responses = document["paths"][JOBS]["post"]["responses"]
+    assert responses["200"]["content"]["application/json"]["schema"] == {"$ref": "#/components/schemas/JobAnswer"}
+    assert responses["202"]["content"]["application/json"]["schema"] == {"$ref": "#/components/schemas/AcceptedAnswer"}
+    assert "Preference-Applied" in responses["200"]["headers"]
+    assert {"Preference-Applied", "Location"} & set(responses["202"]["headers"]) == {"Location"}
+    assert "Location" not in responses["200"]["headers"]
+
+
+def test_a_stream_of_events_is_documented(document: dict[str, Any]) -> None:
+    entry = document["paths"][f"{JOBS}/events"]["get"]
+    event = entry["responses"]["200"]["content"]["text/event-stream"]["schema"]
+    assert event["required"] == ["id", "event", "data"]
+    assert event["properties"]["event"]["enum"] == ["state", "stage", "progress", "preview", "cancel_requested"]
+    assert "content" not in entry["responses"]["204"]
+    assert entry["security"] == [{"bearer": []}, {"apiKey": []}, {"eventToken": []}]
+    places = {each["name"]: each["in"] for each in entry["parameters"]}
+    assert places == {"jobId": "query", "lastEventId": "query", "Last-Event-ID": "header"}

@@ -5,16 +5,21 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from starlette.requests import Request
 from starlette.testclient import TestClient
 from starlette.types import Message
 
 from api import parsing
-from api.parsing import MAX_DEPTH, parse
+from api.parsing import LONG_BYTES, MAX_DEPTH, parse
+from api.room import Guest, Room
 from api.services import LARGE_BYTES, Services
-from core.errors import BodyTooSlow, InvalidInput, MalformedJson
+from core.errors import BodyTooLarge, BodyTooSlow, InvalidInput, MalformedJson
+from tasks.long_text import LongText
 
 PATH = "/api/v1/keys"
 GOOD = b'{"label": "x"}'
@@ -154,6 +159,77 @@ async def test_work_on_a_large_body_leaves_the_loop(services: Services) -> None:
     assert await services.offload(LARGE_BYTES, threading.get_ident) != here
 
 
+TEXTS = st.text(st.sampled_from('aZ+/=\\"\n\ré😀,:{}[]'), max_size=12) | st.just("dataBase64")
+INLINE = st.fixed_dictionaries({"dataBase64": TEXTS})
+DOCUMENTS = st.dictionaries(TEXTS, TEXTS | INLINE | st.lists(TEXTS | INLINE, max_size=4), max_size=4)
+
+
+def plain(value: Any) -> Any:
+    if isinstance(value, LongText):
+        return "".join(value.pieces())
+    if isinstance(value, dict):
+        return {name: plain(item) for name, item in value.items()}
+    return [plain(item) for item in value] if isinstance(value, list) else value
+
+
+@settings(max_examples=300, deadline=None)
+@given(document=DOCUMENTS, spaced=st.booleans(), escaped=st.booleans())
+def test_what_is_set_aside_means_the_same(document: dict[str, Any], spaced: bool, escaped: bool) -> None:
+    body = json.dumps(document, separators=(" , ", " :\t") if spaced else None).encode()
+    if escaped:
+        body = body.replace(b"/", b"\\/").replace(b"+", b"\\u002B")
+    with pytest.MonkeyPatch.context() as patch:
+        whole = parse(body)
+        patch.setattr(parsing, "LONG_BYTES", 1)
+        apart = parse(body)
+    assert plain(apart.value) == whole.value == json.loads(body)
+    if all(text.isascii() for text in _strings(document)):
+        assert apart.fingerprint == whole.fingerprint
+
+
+def _strings(value: Any) -> Iterator[str]:
+    for item in value.values() if isinstance(value, dict) else value:
+        if isinstance(item, str):
+            yield item
+        else:
+            yield from _strings(item)
+
+
+@pytest.mark.parametrize(
+    "ending", [b'"}}', b'"}', b"", b'\\"}}', b"\n" + b'"}}', b"\\x" + b'"}}', b"\xc3\xa9" + b'"}}']
+)
+def test_a_long_string_is_checked_like_any_other(ending: bytes) -> None:
+    body = b'{"a": {"dataBase64": "' + b"A" * LONG_BYTES + ending
+    if ending == b'"}}':
+        assert isinstance(parse(body).value["a"]["dataBase64"], LongText)
+        assert parse(body).fingerprint != parse(body.replace(b"AAA", b"AAB", 1)).fingerprint
+    else:
+        with pytest.raises(MalformedJson):
+            parse(body)
+
+
+def test_names_and_texts_that_look_like_inline_media_are_none() -> None:
+    long = "A" * LONG_BYTES
+    tricky = {'a "dataBase64': long, "b": f'"dataBase64": "{long}"', "dataBase64": [long], "c": {"dataBase64": 1}}
+    assert parse(json.dumps(tricky).encode()).value == tricky
+    with pytest.raises(MalformedJson, match="twice"):
+        parse(f'{{"dataBase64": "{long}", "dataBase64": "{long}"}}'.encode())
+
+
+def test_the_rest_of_a_body_has_a_cap_of_its_own() -> None:
+    inline = b'{"dataBase64": "' + b"A" * 9_000_000 + b'"}'
+    assert parse(b'{"a": ' + inline + b"}").size == len(inline) + 7
+    with pytest.raises(BodyTooLarge, match="8000000 bytes beside its inline media"):
+        parse(b'{"a": ' + inline + b', "b": "' + b"A" * 8_000_000 + b'"}')
+
+
+def test_a_million_short_ones_are_no_trouble() -> None:
+    start = time.process_time()
+    with pytest.raises(MalformedJson):
+        parse(b'{"dataBase64":"' * 500_000)
+    assert time.process_time() - start < 5
+
+
 def test_the_largest_body_of_many_values_is_parsed_quickly() -> None:
     body = json.dumps({"a": list(range(49_000))}).encode()
     start = time.process_time()
@@ -178,7 +254,7 @@ async def test_a_body_that_does_not_come_is_408(monkeypatch: pytest.MonkeyPatch,
 
     request = Request({"type": "http", "headers": [(b"content-type", b"application/json")]}, receive)
     with pytest.raises(BodyTooSlow) as caught:
-        await parsing.read(request, 1000)
+        await parsing.read(request, 1000, Guest(Room(10_000)))
     assert (caught.value.status, caught.value.headers) == (408, {"Connection": "close"})
 
 
@@ -191,4 +267,4 @@ async def test_a_body_that_drips_but_comes_is_read(monkeypatch: pytest.MonkeyPat
         return {"type": "http.request", "body": bytes([left.pop(0)]), "more_body": bool(left)}
 
     request = Request({"type": "http", "headers": [(b"content-type", b"application/json")]}, receive)
-    assert await parsing.read(request, 1000) == b'{"label": 1}'
+    assert await parsing.read(request, 1000, Guest(Room(10_000))) == b'{"label": 1}'

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import math
+import re
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -13,16 +15,20 @@ import numpy as np
 import pytest
 from ray.exceptions import ActorDiedError, RayError
 
+from accounts.keys import Keys
 from cluster import conversation, dispatcher, fleet, work
 from cluster.dispatcher import Dispatcher, app
 from cluster.steps import Steps
 from core.database import Database
+from core.settings import Settings
 from deployments.messages import Call, Faulted, Halted, Message, Progress
-from jobs import leases
+from jobs import events, leases
+from jobs.events import Hub
 from jobs.leases import Leases, Outcome
 from jobs.models import Job
 from media.errors import InvalidMedia
-from storage import StoreUnavailable
+from storage import StoreUnavailable, open_store
+from tasks.registry import TASKS
 from tests.cluster.doubles import (
     RELEASED,
     STARTED,
@@ -142,13 +148,74 @@ async def test_a_job_is_made_published_and_paid_once(dispatching: Dispatching, d
     dispatching.start()
     job = await ended(database, await submitted(database, POOL, INPUT))
     assert (job.state, job.progress, job.failure) == ("succeeded", 1.0, None)
-    (output,) = job.outputs
-    assert (output["role"], output["mimeType"], output["width"], output["height"]) == ("primary", "image/webp", 64, 64)
+    assert [(each["role"], each["mimeType"], each["width"], each["height"]) for each in job.outputs] == [
+        ("primary", "image/webp", 64, 64),
+        ("thumbnail", "image/webp", 64, 64),
+    ]
+    assert len(job.outputs[0]["blurhash"]) == 28
+    assert "blurhash" not in job.outputs[1]
     assert (job.engine, job.weights_digest, job.stand_in) == ("double", "sha256:00", True)
     assert job.upstream == {"seed": 7}
     assert [stage.name for stage in job.stages] == [POOL, "encode", "publish"]
     assert (outcomes(job), job.attempts[0].replica) == (["succeeded"], "replica-1")
     assert await money(database, job) == (CREDIT - PRICE, 0)
+
+
+async def test_whoever_follows_a_job_is_told_by_notification(
+    dispatching: Dispatching, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events, "POLL_SECONDS", 3600.0)
+    hub = Hub(database, Keys(database, b"pepper"))
+    hub.start()
+    job = await submitted(database, POOL, INPUT)
+    found: list[str] = []
+    with hub.watch(job.id, 1) as watch:
+        await asyncio.sleep(0.5)
+        dispatching.start()
+        async with asyncio.timeout(60):
+            while "succeeded" not in found:
+                found += [each.data.get("status", each.data.get("stage", each.type)) for each in await watch.take()]
+    await hub.stop()
+    assert [each for each in found if each != "progress"] == ["running", POOL, "encode", "publish", "succeeded"]
+
+
+async def test_a_jobs_output_feeds_the_next_job_of_the_same_account(
+    dispatching: Dispatching, database: Database
+) -> None:
+    handle = dispatching.start()
+    first = await ended(database, await submitted(database, POOL, INPUT))
+    url = f"https://api.example.test/objects/{first.outputs[0]['key']}?expires=1&filename=a&signature=old"
+    given = {**INPUT, "referenceImages": [url]}
+    job = await ended(database, await submitted(database, POOL, given, account_id=first.account_id))
+    assert (job.state, job.failure) == ("succeeded", None)
+    assert [stage.name for stage in job.stages] == ["fetch", "qwen-image-edit", "encode", "publish"]
+    (reference,) = handle.streams[1].call.request.references
+    assert (await reference).shape == (64, 64, 3), "a reference, and no pixels, went through the dispatcher"
+
+    stranger = await ended(database, await submitted(database, POOL, given))
+    await database.execute("UPDATE job SET outputs_deleted_at = clock_timestamp() WHERE id = $1", first.id)
+    late = await ended(database, await submitted(database, POOL, given, account_id=first.account_id))
+    for failed, code in ((stranger, "fetch_failed"), (late, "output_expired")):
+        assert failed.failure is not None
+        assert (failed.state, failed.failure["code"], failed.failure["retryable"]) == ("failed", code, False)
+        assert len(failed.attempts) == 1
+    assert await money(database, stranger) == (CREDIT, 0)
+    assert len(handle.streams) == 2
+
+
+async def test_its_picture_tells_its_recipe_and_not_its_prompt(dispatching: Dispatching, database: Database) -> None:
+    dispatching.start()
+    job = await ended(database, await submitted(database, POOL, INPUT))
+    content = open_store(Settings(), base_url="").read(job.outputs[0]["key"])
+    recipe = re.search(rb"<killatamata:Recipe>(.*)</killatamata:Recipe>", content)
+    assert recipe is not None
+    told = json.loads(recipe[1])
+    assert (told["task"], told["engine"], told["weightsDigest"], told["standIn"]) == (
+        job.task, job.engine, job.weights_digest, True,
+    )  # fmt: skip
+    assert (told["seed"], told["effectiveInputSha256"]) == (7, TASKS[job.task].hash_input(INPUT, seed_drawn=False))
+    assert b"a fox" not in content
+    assert str(job.id).encode() not in content
 
 
 async def test_an_engine_that_fails_three_times_fails_the_job_at_no_cost(
@@ -190,7 +257,7 @@ async def test_waiting_for_a_replica_is_no_attempt(
     assert outcomes(job) == ["succeeded"]
 
 
-def refusing(key: str, content: bytes, mime_type: str) -> dict[str, Any]:
+def refusing(folder: str, files: list[tuple[str, str]], *contents: bytes) -> list[dict[str, Any]]:
     raise StoreUnavailable("SlowDown", "wait")
 
 
@@ -224,7 +291,7 @@ async def test_a_job_that_waits_for_the_store_can_be_cancelled_at_once(
     dispatching.start()
     job = await submitted(database, POOL, task="test")
     await tried.wait()
-    await database.execute("SELECT cancel($1, $2)", job.account_id, job.id)
+    await database.execute("SELECT cancel($1, $2, NULL, NULL, NULL)", job.account_id, job.id)
     found = await asyncio.wait_for(ended(database, job), 10)
     assert (found.state, outcomes(found)) == ("cancelled", ["storage_unavailable"])
     assert await money(database, found) == (CREDIT, 0)

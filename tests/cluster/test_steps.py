@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import hashlib
 import io
 import os
@@ -11,24 +10,31 @@ import socket
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
+from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import asyncpg
 import numpy as np
 import pytest
+import ray
 from PIL import Image
 
 from cluster import work
 from cluster.conversation import EngineFailed, JobStopped
 from cluster.steps import LeaseLost, StepFailed, Steps
+from core.clock import now
 from core.database import Database
-from core.egress import FetchFailed
+from core.egress import AnswerRefused, FetchFailed
+from core.ids import uuid7
 from core.settings import Settings
 from deployments.messages import Call, Faulted, Message, Progress
+from jobs.artifacts import Artifacts, FileGone, NoSuchFile
 from jobs.leases import Leases
+from jobs.models import Lease
 from media.errors import InvalidMedia, UnsupportedMedia
-from storage import StoreUnavailable, open_store
+from media.provenance import Recipe
+from storage import Store, StoreUnavailable, open_store
 from tests.cluster.doubles import STARTED, HandleDouble, finished, success
 from tests.leasing import cancelled, job_of, leased, new_pool, session, until_true
 
@@ -65,10 +71,21 @@ def web() -> Iterator[str]:
 
 
 @pytest.fixture
-async def under(ray_cluster: None, cluster_database: Database) -> AsyncIterator[Steps]:
+async def under(in_cluster: None, cluster_database: Database) -> AsyncIterator[Steps]:
     async with session(cluster_database) as number:
         lease = await leased(cluster_database, number, new_pool())
-        yield Steps(lease, Leases(cluster_database))
+        yield stepping(cluster_database, lease)
+
+
+def stepping(database: Database, lease: Lease, leases: Leases | None = None) -> Steps:
+    store = open_store(Settings(), Settings().base_url)
+    return Steps(lease, leases or Leases(database), Artifacts(database, store, kept_days=7))
+
+
+@pytest.fixture
+def store(in_cluster: None) -> Store:
+    """The store of the cluster, with its URLs."""
+    return open_store(Settings(), Settings().base_url)
 
 
 def sleeper(seconds: float) -> str:
@@ -90,22 +107,69 @@ def publish_nowhere(port: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in there.items():
             patch.setenv(f"KILLATAMATA_S3_{name}", value)
-        work.publish("jobs/a/1/image.webp", b"picture", "image/webp")
+        work.publish("jobs/a/1", [("image.webp", "image/webp")], b"picture")
 
 
 def complaining() -> None:
     raise InvalidMedia("The picture is broken.")
 
 
-async def test_references_are_fetched_from_urls_and_inline_in_order(under: Steps, web: str) -> None:
-    inline = {"dataBase64": base64.b64encode(png((0, 255, 0))).decode(), "mimeType": "image/png"}
-    found = await under.fetch([f"{web}/red.png", inline, f"{web}/blue.png"])
-    assert [tuple(int(part) for part in picture[0, 0]) for picture in found] == [
+async def test_references_are_fetched_from_urls_and_from_the_store_in_order(
+    under: Steps, web: str, store: Store
+) -> None:
+    green = png((0, 255, 0))
+    digest = hashlib.sha256(green).hexdigest()
+    store.put(f"in/{digest}", green, "image/png")
+    stored = {"sha256": digest, "mimeType": "image/png", "bytes": len(green)}
+    found = await under.fetch([f"{web}/red.png", stored, f"{web}/blue.png"])
+    assert all(isinstance(each, ray.ObjectRef) for each in found), "no pixels pass through this process"
+    pictures = [await each for each in found]
+    assert [tuple(int(part) for part in picture[0, 0]) for picture in pictures] == [
         (200, 30, 30),
         (0, 255, 0),
         (0, 0, 255),
     ]
-    assert {(picture.shape, picture.dtype.name) for picture in found} == {((16, 24, 3), "uint8")}
+    assert {(picture.shape, picture.dtype.name) for picture in pictures} == {((16, 24, 3), "uint8")}
+
+
+async def finished_before(database: Database, lease: Lease, store: Store) -> str:
+    """The URL, its signature long expired, of a picture that another job of the same account made."""
+    job = uuid7()
+    key = f"jobs/{job}/1/image.webp"
+    store.put(key, png((1, 2, 3)), "image/webp")
+    await database.execute(
+        """INSERT INTO job SELECT (jsonb_populate_record(job, jsonb_build_object('id', $2::uuid, 'state', 'succeeded',
+             'finished_at', clock_timestamp(), 'session_id', NULL, 'outputs', $3::jsonb))).* FROM job WHERE id = $1""",
+        lease.job_id,
+        job,
+        [{"key": key}],
+    )
+    return store.url(key, expires_at=now() - timedelta(days=1), filename="a.webp")
+
+
+async def test_an_own_output_is_read_from_the_store_and_never_over_the_network(
+    under: Steps, cluster_database: Database, store: Store
+) -> None:
+    url = await finished_before(cluster_database, under.lease, store)
+    (found,) = await under.fetch([url])
+    assert tuple(int(part) for part in (await found)[0, 0]) == (1, 2, 3)
+    await cluster_database.execute("UPDATE job SET outputs_deleted_at = clock_timestamp() WHERE outputs <> '[]'")
+    with pytest.raises(FileGone):
+        await under.fetch([url])
+
+
+async def test_another_accounts_output_is_not_there(under: Steps, cluster_database: Database, store: Store) -> None:
+    async with session(cluster_database) as number:
+        theirs = await leased(cluster_database, number, new_pool())
+    url = await finished_before(cluster_database, theirs, store)
+    with pytest.raises(NoSuchFile) as refused:
+        await under.fetch([url])
+    assert refused.value.code == "fetch_failed"
+
+
+async def test_a_stored_input_that_is_lost_is_our_fault(under: Steps) -> None:
+    with pytest.raises(StepFailed, match="no object is stored"):
+        await under.fetch([{"sha256": "0" * 64, "mimeType": "image/png", "bytes": 1}])
 
 
 async def test_nothing_to_fetch_is_no_step(under: Steps, cluster_database: Database) -> None:
@@ -117,7 +181,7 @@ async def test_nothing_to_fetch_is_no_step(under: Steps, cluster_database: Datab
     ("path", "error", "text"),
     [
         ("/words", UnsupportedMedia, "This is neither a PNG, a JPEG nor a WebP picture; convert it to one of them."),
-        ("/nowhere", FetchFailed, "The URL's server answered with status 404 instead of 200."),
+        ("/nowhere", AnswerRefused, "The URL's server answered with status 404 instead of 200."),
     ],
 )
 async def test_the_callers_faults_come_through_as_they_are(
@@ -145,18 +209,25 @@ async def test_an_image_is_encoded_published_and_hashed(
     class Made:
         pixels = np.full((64, 64, 3), 90, dtype=np.uint8)
 
-    content = await under.cpu("encode", work.encode_image, Made(), "png", 96, 32)
+    recipe = Recipe(task="t", engine="e", weights_digest="d", stand_in=True, seed=1, input_sha256="0")
+    content, small = await under.cpu("encode", work.encode_picture, Made(), "png", (96, 32), recipe)
     with Image.open(io.BytesIO(content)) as picture:
         assert (picture.size, picture.format) == ((96, 32), "PNG")
-    (artifact,) = await under.publish({"image.png": (content, "image/png")})
-    key = f"jobs/{under.lease.job_id}/{under.lease.fence}/image.png"
-    assert artifact == {
-        "key": key,
-        "mimeType": "image/png",
-        "bytes": len(content),
-        "sha256": hashlib.sha256(content).hexdigest(),
-    }
-    assert open_store(Settings(), base_url="").read(key) == content
+    artifacts = await under.publish(
+        {"image.png": (content, "image/png"), "thumbnail.webp": (ray.put(small.content), "image/webp")}
+    )
+    folder = f"jobs/{under.lease.job_id}/{under.lease.fence}"
+    for name, kind, stored, artifact in (
+        ("image.png", "image/png", content, artifacts[0]),
+        ("thumbnail.webp", "image/webp", small.content, artifacts[1]),
+    ):
+        assert artifact == {
+            "key": f"{folder}/{name}",
+            "mimeType": kind,
+            "bytes": len(stored),
+            "sha256": hashlib.sha256(stored).hexdigest(),
+        }
+        assert open_store(Settings(), base_url="").read(f"{folder}/{name}") == stored
     stages = (await job_of(cluster_database, under.lease)).stages
     assert [(stage.name, stage.gpu_seconds) for stage in stages] == [("encode", 0.0), ("publish", 0.0)]
     assert all(stage.ended_at is not None and stage.ended_at > stage.started_at for stage in stages)
@@ -281,12 +352,12 @@ class Gone(Leases):
 
 
 async def test_a_cancelled_step_does_not_wait_for_a_database_that_is_away(
-    ray_cluster: None, cluster_database: Database
+    in_cluster: None, cluster_database: Database
 ) -> None:
     async with session(cluster_database) as number:
         lease = await leased(cluster_database, number, new_pool())
         leases = Gone(cluster_database)
-        waiting = asyncio.create_task(Steps(lease, leases).cpu("slow", sleeper, 30))
+        waiting = asyncio.create_task(stepping(cluster_database, lease, leases).cpu("slow", sleeper, 30))
         await until_true(lambda: stage_count(cluster_database, lease), "the step begun")
         leases.away = True
         began = time.monotonic()
@@ -297,13 +368,13 @@ async def test_a_cancelled_step_does_not_wait_for_a_database_that_is_away(
 
 
 async def test_a_finished_step_waits_for_the_database_until_its_task_is_cancelled(
-    ray_cluster: None, cluster_database: Database
+    in_cluster: None, cluster_database: Database
 ) -> None:
     async with session(cluster_database) as number:
         lease = await leased(cluster_database, number, new_pool())
         leases = Gone(cluster_database)
         leases.away = True
-        waiting = asyncio.create_task(Steps(lease, leases).cpu("quick", sleeper, 0))
+        waiting = asyncio.create_task(stepping(cluster_database, lease, leases).cpu("quick", sleeper, 0))
         await asyncio.sleep(1.5)
         assert not waiting.done()
         leases.away = False

@@ -7,17 +7,20 @@ import os
 import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 from pydantic import ValidationError
+from ray.exceptions import ObjectLostError
 
 from core.database import Database
 from deployments import replica as replica_module
 from deployments.messages import Call, End, Faulted, Finished, Halted, Message, Progress, Started
-from deployments.replica import ReplicaArgs
+from deployments.replica import ReplicaArgs, with_objects
 from jobs import permits
 from models import registry
 from models.base import NotReady
@@ -220,3 +223,31 @@ def test_args_of_a_fleet_that_are_wrong_are_refused(change: dict[str, Any]) -> N
 def test_args_that_are_missing_are_asked_for(missing: str) -> None:
     with pytest.raises(ValidationError, match=missing):
         ReplicaArgs.model_validate({name: value for name, value in ARGS.items() if name != missing})
+
+
+async def test_only_references_are_replaced(in_cluster: None) -> None:
+    @dataclass(frozen=True)
+    class Request:
+        one: Any
+        several: Any
+        plain: Any = (1, "two")
+
+    kept = Request(1, (2, 3))
+    assert await with_objects(kept) is kept
+    found = await with_objects(Request(ray.put("a"), (ray.put("b"), "c", ray.put("d"))))
+    assert found == Request("a", ("b", "c", "d"))
+
+
+async def test_lost_objects_begin_nothing_and_are_nobodys_fault(
+    replica: RecordingReplica, journal: Journal, call: Callable[[Ask], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def lost(request: Any) -> Any:
+        # On one machine Ray still finds what it lost track of.
+        raise ObjectLostError("00", None, "")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(replica_module, "with_objects", lost)
+        (end,) = await said(replica, await call(Ask("lost")))
+    assert isinstance(end, Halted)
+    assert (end.step, end.gpu_seconds, journal.events("lost", "enter")) == (0, 0.0, [])
+    assert isinstance((await said(replica, await call(Ask("found"))))[-1], Finished)

@@ -112,6 +112,15 @@ async def test_a_call_tells_its_progress_in_order_and_ends_with_a_result(
     assert end.gpu_seconds >= 0.1
 
 
+async def test_objects_take_the_place_of_their_references(
+    journal: Journal, cluster_database: Database, leasing: int
+) -> None:
+    steps: Any = ray.put(4)
+    _, said = await asked(cluster_database, leasing, Ask("by reference", steps=steps))
+    assert await result_of(await said.end()) == "by reference"
+    assert said.messages[-2] == Progress(4, 4)
+
+
 async def test_a_cancelled_job_stops_at_its_next_step_and_the_next_call_waits_until_it_has_returned(
     journal: Journal, cluster_database: Database, leasing: int
 ) -> None:

@@ -13,6 +13,7 @@ from billing import checks
 from core.clock import now
 from core.database import Database
 from killatamata.sweeps import SWEEPS
+from tests.jobs.files import aged, file_of, made
 from tests.jobs.world import World
 from tests.webhooks.scene import Scene, settings
 
@@ -82,3 +83,21 @@ async def test_what_is_too_old_goes(scene: Scene) -> None:
     )
     assert await swept(scene) == []
     assert await scene.world.counts("delivery", "idempotency") == [0, 0]
+
+
+async def test_files_end_when_their_time_is_over(scene: Scene) -> None:
+    store, database = scene.services.store, scene.database
+    account = await scene.world.account()
+    job = await made(scene.world, account, store, "0/image.webp")
+    await scene.services.inputs.keep([file_of(b"unnamed")])
+    async with database.transaction() as connection:
+        upload = await scene.services.uploads.open(connection, account, mime_type="image/png", size=3, sha256=None)
+    store.put(store.key_of(upload.url) or "", b"abc", "image/png")
+    assert await swept(scene) == []
+    assert len(list(store.keys())) == 4, "all of it is young"
+    await aged(database, "8 days")
+    await aged(database, "8 days", table="input", column="kept_at")
+    await aged(database, "8 days", table="upload", column="expires_at")
+    assert await swept(scene) == []
+    assert list(store.keys()) == []
+    assert (await scene.world.reread(job)).outputs_deleted_at is not None

@@ -14,7 +14,7 @@ from media.arithmetic import MAX_PIXELS
 from tasks.base import Adjustment, Prepared
 from tasks.fields import MAX_SEED
 from tasks.image_generate import ImageGenerate, steps
-from tasks.media_fields import MAX_IMAGE_BYTES, decode_inline
+from tasks.media_fields import MAX_IMAGE_BYTES
 
 TASK = ImageGenerate()
 URL = "https://cdn.example.com/style.webp"
@@ -266,15 +266,19 @@ def test_accepted_spellings() -> None:
     assert prepare(referenceImages=["HTTP://EXAMPLE.com"]).effective_input["referenceImages"] == ["HTTP://EXAMPLE.com"]
 
 
-def test_inline_images_stay_as_given() -> None:
+def test_inline_images_are_decoded_once() -> None:
     uri = f"data:image/WEBP;name=a;base64,{PIXEL[:4]}\n{PIXEL[4:]}"
     given = [INLINE, {"dataBase64": uri}, {"dataBase64": uri, "mimeType": "IMAGE/PNG"}]
-    assert prepare(referenceImages=given).effective_input["referenceImages"] == [
-        INLINE,
-        {"dataBase64": uri, "mimeType": "image/webp"},
-        {"dataBase64": uri, "mimeType": "image/png"},
+    content = b"not looked at here"
+    effective = prepare(referenceImages=given).effective_input
+    assert effective["referenceImages"] == [
+        {"dataBase64": content, "mimeType": INLINE["mimeType"]},
+        {"dataBase64": content, "mimeType": "image/webp"},
+        {"dataBase64": content, "mimeType": "image/png"},
     ]
-    assert decode_inline(uri) == decode_inline(PIXEL) == b"not looked at here"
+    again = TASK.prepare(effective).effective_input["referenceImages"]
+    assert again == effective["referenceImages"]
+    assert again[0]["dataBase64"] is effective["referenceImages"][0]["dataBase64"]
 
 
 def test_inline_images_have_a_largest_size() -> None:
@@ -306,7 +310,7 @@ def test_the_hash_leaves_out_only_a_drawn_seed() -> None:
     assert TASK.hash_input(one, True) == TASK.hash_input(two, True)
     assert TASK.hash_input({**one, "seed": 1}, False) != TASK.hash_input({**one, "seed": 2}, False)
     assert TASK.hash_input(dict(reversed(one.items())), True) == TASK.hash_input(one, True)
-    for other in ({"prompt": "b"}, {"width": 512, "height": 512}, {"referenceImages": [INLINE]}):
+    for other in ({"prompt": "b"}, {"width": 512, "height": 512}, {"referenceImages": [URL]}):
         assert TASK.hash_input(prepare(**other).effective_input, True) != TASK.hash_input(one, True)
     assert len(TASK.hash_input(one, True)) == 64
 
