@@ -111,6 +111,7 @@ def service_settings(url: str) -> Iterator[dict[str, str]]:
         yield {
             f"{PREFIX}DATA_DIR": folder,
             f"{PREFIX}DATABASE_URL": url,
+            f"{PREFIX}PUBLIC_URL": "http://127.0.0.1",
             f"{PREFIX}SECRET_KEY": _SECRET,
             f"{PREFIX}LOG_LEVEL": "warning",
         }
