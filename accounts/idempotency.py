@@ -34,7 +34,11 @@ async def begin(connection: Connection, account_id: UUID, route: str, key: str, 
     """
     try:
         row = await connection.fetchrow(
-            "SELECT status, body FROM idempotency_begin($1, $2, $3, $4)", account_id, route, key, fingerprint
+            "SELECT status, body FROM idempotency_begin($1, $2, $3, $4) WHERE key IS NOT NULL",
+            account_id,
+            route,
+            key,
+            fingerprint,
         )
     except asyncpg.PostgresError as error:
         raise translated(error) from None
@@ -76,7 +80,7 @@ def translated(error: Exception) -> Exception:
     match getattr(error, "sqlstate", None):
         case "KT409":
             return IdempotencyConflict()
-        case "KT410":
+        case "55P03":
             return IdempotencyInProgress()
         case _:
             return error

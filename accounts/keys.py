@@ -9,11 +9,13 @@ from __future__ import annotations
 import hmac
 import re
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
+from core.batches import Batches
 from core.database import Connection, Database
 from core.errors import AmbiguousPrefix, FieldProblem, InvalidInput, NotFound
 
@@ -23,6 +25,10 @@ REVOKED_CHANNEL = "key_revoked"
 _ALPHABET = "abcdefghjkmnpqrstvwxyz0123456789"
 _FORM = re.compile(r"kt_([a-z0-9]{8})_([a-z0-9]{32})")
 _PREFIX = re.compile(r"(?:kt_)?([a-z0-9]{5,8})")
+_LIVE = (
+    "SELECT account_id, prefix, hash, last_used_at < clock_timestamp() - interval '1 minute' IS NOT FALSE AS stale"
+    " FROM api_key WHERE prefix = ANY ($1) AND revoked_at IS NULL"
+)
 _COLUMNS = "prefix, label, created_at, last_used_at, revoked_at"
 
 
@@ -55,6 +61,7 @@ class Keys:
     def __init__(self, database: Database, pepper: bytes) -> None:
         self._database = database
         self._pepper = hmac.digest(pepper, b"api key", "sha256")
+        self._live = Batches(self._read)
 
     def _hash(self, key: str) -> bytes:
         return hmac.digest(self._pepper, key.encode(), "sha256")
@@ -67,12 +74,7 @@ class Keys:
         form = _FORM.fullmatch(key)
         if form is None:
             return None
-        row = await self._database.fetch_row(
-            "SELECT account_id, prefix, hash,"
-            " last_used_at < clock_timestamp() - interval '1 minute' IS NOT FALSE AS stale"
-            " FROM api_key WHERE prefix = $1 AND revoked_at IS NULL",
-            form[1],
-        )
+        row = await self._live.get(form[1])
         if row is None or not hmac.compare_digest(row["hash"], self._hash(key)):
             return None
         if row["stale"]:
@@ -82,6 +84,10 @@ class Keys:
                 row["prefix"],
             )
         return Caller(row["account_id"], row["prefix"])
+
+    async def _read(self, prefixes: Sequence[str]) -> dict[str, Any]:
+        rows = await self._database.fetch(_LIVE, prefixes)
+        return {row["prefix"]: row for row in rows}
 
     async def holder(self, prefix: str) -> Caller | None:
         """Whose key begins with this prefix, or None for an unknown or revoked one: for tokens that a key gave out."""

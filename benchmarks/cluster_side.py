@@ -98,8 +98,13 @@ async def _model_steps(database: Database, count: int) -> Round:
 
 async def _model_step(steps: Any) -> Any:
     from jobs.leases import Outcome
+    from models.qwen_image import ImageRequest
 
-    made = await steps.model(POOL, steps.input)
+    given = steps.input
+    request = ImageRequest(
+        prompt=given["prompt"], width=given["width"], height=given["height"], steps=2, seed=given["seed"]
+    )
+    made = await steps.model(POOL, request)
     return Outcome(engine=made.engine, replica=made.replica)
 
 
@@ -124,21 +129,26 @@ async def _image_jobs(database: Database, account: UUID, count: int) -> Round:
 
 
 async def _direct_images(count: int) -> Round:
-    """One bare call after the other; its picture is encoded and written in a thread of this process."""
-    from benchmarks.queues.ours import INPUT
+    """One bare call after the other; its picture is encoded and written, with a thumbnail, in a thread of this process."""
+    from benchmarks.queues.ours import INPUT, TASK
     from cluster import work
     from core.ids import uuid7
+    from media.preview import MIME_TYPE
     from media.provenance import Recipe
 
-    recipe = Recipe(task="", engine="", weights_digest="", stand_in=True, seed=0, input_sha256="")
+    recipe = Recipe(
+        task=TASK, engine="bare", weights_digest="sha256:00", stand_in=True, seed=INPUT["seed"], input_sha256="00"
+    )
+    named = [("image.webp", "image/webp"), ("thumbnail.webp", MIME_TYPE)]
+
+    def delivered(made: Any) -> None:
+        content, small = work.encode_picture(made, "webp", (INPUT["width"], INPUT["height"]), recipe)
+        work.publish(f"jobs/{uuid7()}/1", named, content, small.content)
+
     latencies = []
     for _ in range(count):
         before = time.perf_counter()
-        made = await (await _bare_call())
-        size = (INPUT["width"], INPUT["height"])
-        content, small = await asyncio.to_thread(work.encode_picture, made, "webp", size, recipe)
-        files = [("image.webp", "image/webp"), ("thumbnail.webp", "image/webp")]
-        await asyncio.to_thread(work.publish, f"jobs/{uuid7()}/1", files, content, small.content)
+        await asyncio.to_thread(delivered, await (await _bare_call()))
         latencies.append(time.perf_counter() - before)
     return Round.of(latencies, sum(latencies))
 

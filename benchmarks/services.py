@@ -111,6 +111,7 @@ def service_settings(url: str) -> Iterator[dict[str, str]]:
         yield {
             f"{PREFIX}DATA_DIR": folder,
             f"{PREFIX}DATABASE_URL": url,
+            f"{PREFIX}PUBLIC_URL": "http://127.0.0.1",
             f"{PREFIX}SECRET_KEY": _SECRET,
             f"{PREFIX}LOG_LEVEL": "warning",
         }
@@ -118,7 +119,7 @@ def service_settings(url: str) -> Iterator[dict[str, str]]:
 
 @asynccontextmanager
 async def running_ingress(database: Database, customers: int) -> AsyncIterator[Ingress]:
-    """`python -m api` with its default settings, in front of a fleet that has every pool and runs nothing."""
+    """`python -m api` in front of a fleet that runs nothing; its default settings, but with limits out of reach."""
     keys = Keys(database, _SECRET.encode())
     made = []
     async with database.transaction() as connection:
@@ -130,8 +131,9 @@ async def running_ingress(database: Database, customers: int) -> AsyncIterator[I
             made.append(Customer(account.id, key))
         await connection.execute("UPDATE account SET queue_limit = 1000000000")
     await pools.declare(database, frozenset({"qwen-image"}))
+    limits = {f"{PREFIX}{kind}_PER_MINUTE": str(10**9) for kind in ("READS", "WRITES")}
     with service_settings(database.url) as environment:
-        async with running_server(("-m", "api", "--fd"), (), "/api/v1/health", environment) as server:
+        async with running_server(("-m", "api", "--fd"), (), "/api/v1/health", environment | limits) as server:
             yield Ingress(server.port, server.pid, tuple(made))
 
 

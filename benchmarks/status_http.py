@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from functools import partial
 
 import httpx
@@ -17,8 +18,12 @@ from killatamata.embedded_postgres import EmbeddedPostgres
 
 
 async def status_http(postgres: EmbeddedPostgres) -> AsyncIterator[Result]:
-    """`GET /media/jobs?jobId=` of queued jobs ÷ a constant JSON of the same size; 16 connections, one account on each."""
+    """`GET /media/jobs?jobId=` of queued jobs ÷ a constant JSON of the same size; 16 connections, one account on each.
+
+    The limit is against a plain Starlette application; the bare ASGI one beside it tells what Starlette itself costs.
+    """
     async with (
+        AsyncExitStack() as stack,
         created(postgres, "status"),
         opened(postgres, "status") as database,
         running_ingress(database, CONNECTIONS) as ingress,
@@ -31,20 +36,17 @@ async def status_http(postgres: EmbeddedPostgres) -> AsyncIterator[Result]:
             request("GET", target, customer.key) for target, customer in zip(targets, ingress.customers, strict=True)
         ]
         body = await _read(ingress.port, targets[0], ingress.customers[0].key)
-        async with running_server(("-m", "benchmarks.constant"), (body,), "/", {}) as constant:
-            ours, theirs = await in_turns(
-                ROUNDS,
-                partial(send_from_process, ingress.port, requests, 200),
-                partial(send_from_process, constant.port, requests, 200),
-            )
-    for result in compared(
-        "status_http",
-        ours,
-        theirs,
-        unit="reads/s",
-        versus=f"uvicorn and a constant JSON of {len(body.encode())} bytes",
-        limit=0.2,
-    ):
+        sides = [partial(send_from_process, ingress.port, requests, 200)]
+        for kind in ("starlette", "bare"):
+            before = ("-m", "benchmarks.constant")
+            constant = await stack.enter_async_context(running_server(before, (kind, body), "/", {}))
+            sides.append(partial(send_from_process, constant.port, requests, 200))
+        ours, starlette, bare = await in_turns(ROUNDS, *sides)
+    size = len(body.encode())
+    versus = f"uvicorn, Starlette and a constant JSON of {size} bytes"
+    for result in compared("status_http", ours, starlette, unit="reads/s", versus=versus, limit=0.2):
+        yield result
+    for result in compared("status_http_bare", ours, bare, unit="reads/s", versus=f"uvicorn and {size} constant bytes"):
         yield result
 
 

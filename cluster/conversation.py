@@ -19,6 +19,7 @@ import ray
 from ray import serve
 from ray.exceptions import RayActorError, RayTaskError
 from ray.serve._private.constants import SERVE_NAMESPACE
+from ray.serve.exceptions import RayServeException
 
 from core.clock import now
 from core.log import logger
@@ -93,8 +94,13 @@ class Conversation:
             NoReplica: none began the call in time, or it died before it did.
             RayActorError: the replica died under the call.
         """
-        handle = await _handle(self._pool)
-        stream: Any = handle.options(method_name="run", stream=True).remote(call)
+        try:
+            return await self._listen((await _handle(self._pool)).remote(call), on_progress)
+        except (RayServeException, NoReplica):
+            _handles.pop(self._pool, None)
+            raise
+
+    async def _listen(self, stream: Any, on_progress: Callable[[float], Awaitable[None]]) -> ModelResult:
         stop = asyncio.ensure_future(self._stop.wait())
         pending = asyncio.ensure_future(anext(stream))
         over = False
@@ -169,12 +175,19 @@ class Conversation:
                 raise EngineFailed(end.code, end.message, recycle=end.recycle)
 
 
+_handles: dict[str, Any] = {}
+"""By pool. A handle follows its application through redeploys; asking Serve's controller for it costs as much as a call."""
+
+
 async def _handle(pool: str) -> Any:
-    try:
-        async with asyncio.timeout(_CONTROL_SECONDS):
-            return await asyncio.to_thread(serve.get_app_handle, pool)
-    except TimeoutError:
-        raise NoReplica(f"Serve gave no handle to {pool} within {_CONTROL_SECONDS} s") from None
+    if pool not in _handles:
+        try:
+            async with asyncio.timeout(_CONTROL_SECONDS):
+                found: Any = await asyncio.to_thread(serve.get_app_handle, pool)
+        except TimeoutError:
+            raise NoReplica(f"Serve gave no handle to {pool} within {_CONTROL_SECONDS} s") from None
+        _handles[pool] = found.options(method_name="run", stream=True)
+    return _handles[pool]
 
 
 async def _kill(replica: str) -> None:

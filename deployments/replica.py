@@ -143,6 +143,12 @@ class Replica:
                 os._exit(1)
 
     async def _answer(self, call: Call, messages: asyncio.Queue[Message], stop: threading.Event) -> End:
+        try:
+            return await self._begin(call, messages, stop)
+        finally:
+            self._permit = self._moved_at = None
+
+    async def _begin(self, call: Call, messages: asyncio.Queue[Message], stop: threading.Event) -> End:
         permit = await self._permitted(call, stop)
         if permit is None or stop.is_set():
             return Halted(0, 0.0, now())
@@ -162,17 +168,13 @@ class Replica:
                 self._engine.step_limit_s,
             )
         )
-        self._permit = permit
-        try:
-            async with permit:
-                return await self._engage(call, request, messages, stop)
-        finally:
-            self._permit = self._moved_at = None
+        async with permit:
+            return await self._engage(call, request, messages, stop)
 
     async def _permitted(self, call: Call, stop: threading.Event) -> Permit | None:
         """The call's permit; None when it does not hold, or cannot be read now: then nothing begins."""
         try:
-            permit = Permit(await self._open(), call.job_id, call.fence, stop.set)
+            permit = self._permit = Permit(await self._open(), call.job_id, call.fence, stop.set)
             return permit if await permit.held() else None
         except UNAVAILABLE as error:
             log.warning("a permit could not be read", job=str(call.job_id), error=repr(error))

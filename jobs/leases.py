@@ -15,6 +15,7 @@ import asyncpg
 
 from core.clock import rfc3339
 from core.database import Database
+from jobs import pools
 from jobs.models import Failure, Lease
 
 SESSION_EXPIRY_SECONDS = 6.0
@@ -232,10 +233,12 @@ class Leases:
         return await self._one_by_one("SELECT cancel_due()")
 
     async def sweep(self) -> None:
-        """What one dispatcher does for all each second: end late jobs, promote parked ones that were passed over."""
+        """What one dispatcher does for all each second: end late jobs, promote parked ones, say where each line begins."""
         await self.time_out_starts()
         await self.cancel_due()
         await self._database.execute("SELECT flow_catch_up()")
+        for pool in await pools.names(self._database):
+            await self._database.execute("SELECT queue_floor($1)", pool)
 
     async def _write(self, query: str, lease: Lease, *values: Any) -> Any:
         answer = await self._database.fetch_value(query, lease.job_id, lease.fence, *values)

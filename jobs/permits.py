@@ -24,7 +24,10 @@ BLIND_SECONDS = SESSION_EXPIRY_SECONDS + 30.0
 
 
 class Permit:
-    """Watches one fence while a call runs and calls `lost` once, from the event loop, when it no longer holds."""
+    """Watches one fence while a call runs and calls `lost` once, from the event loop, when it no longer holds.
+
+    It is read before the watch begins; a `wake` between the two is not forgotten.
+    """
 
     def __init__(self, database: Database, job_id: UUID, fence: int, lost: Callable[[], None]) -> None:
         self._database = database
@@ -57,6 +60,10 @@ class Permit:
     async def _watch(self) -> None:
         seen = time.monotonic()
         while True:
+            # Not wait_for: before Python 3.12 it can swallow a cancellation.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(REREAD_SECONDS):
+                    await self._wake.wait()
             self._wake.clear()
             try:
                 held = await self.held()
@@ -66,5 +73,3 @@ class Permit:
             if not held:
                 self._lost()
                 return
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), REREAD_SECONDS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -9,6 +10,7 @@ from uuid import UUID
 import asyncpg
 
 from accounts import idempotency
+from core.batches import Batches
 from core.database import Database
 from core.errors import (
     IdempotencyConflict,
@@ -42,7 +44,7 @@ SELECT job.id, job.account_id, job.task, job.effective_input, job.input_adjustme
   job.outputs_deleted_at, job.failure, job.upstream
 FROM job JOIN hold ON hold.id = job.id
 """
-_ONE = f"{_READ} WHERE job.id = $1 AND job.account_id = $2"
+_SOME = f"{_READ} WHERE job.id = ANY ($1)"
 _PAGE = f"""{_READ} WHERE job.account_id = $1 AND job.id < $2 AND ($3::text IS NULL OR job.task = $3)
   AND ($4::text IS NULL OR CASE $4 WHEN 'queued' THEN job.state = 'queued' AND job.segment = 0
     WHEN 'running' THEN job.state = 'running' OR (job.state = 'queued' AND job.segment > 0) ELSE job.state = $4 END)
@@ -55,6 +57,11 @@ class Jobs:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._read = Batches(self._read_some)
+
+    async def _read_some(self, wanted: Sequence[tuple[UUID, UUID]]) -> dict[tuple[UUID, UUID], Any]:
+        rows = await self._database.fetch(_SOME, [job_id for _, job_id in wanted])
+        return {(row["account_id"], row["id"]): row for row in rows}
 
     async def submit(self, submission: Submission) -> Accepted:
         """Accept a job: record, hold, queue row and first event, or nothing at all; a replay gives the first one.
@@ -134,7 +141,7 @@ class Jobs:
         Raises:
             NotFound: there is none, or it belongs to another account.
         """
-        row = await self._database.fetch_row(_ONE, job_id, account_id)
+        row = await self._read.get((account_id, job_id))
         if row is None:
             raise NotFound("There is no such job; GET /media/jobs?jobId= takes the jobId of a submit.")
         if not details:

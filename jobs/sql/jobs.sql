@@ -41,15 +41,14 @@ DECLARE
   v_now timestamptz := clock_timestamp();
 BEGIN
   IF p_key IS NOT NULL THEN
-    SELECT * INTO v_replay FROM idempotency_begin(p_account, p_route, p_key, p_fingerprint, 202::smallint, p_job);
-    IF FOUND THEN
+    v_replay := idempotency_begin(p_account, p_route, p_key, p_fingerprint, 202::smallint, p_job);
+    IF v_replay.key IS NOT NULL THEN
       RETURN QUERY SELECT v_replay.job_id, true, NULL::timestamptz, NULL::bigint;
       RETURN;
     END IF;
   END IF;
-  IF NOT (SELECT coalesce(bool_and(EXISTS (SELECT FROM pool WHERE name = needed AND NOT retired)), false)
-          FROM unnest(p_pools) needed) THEN
-    RAISE 'no such pool' USING ERRCODE = 'KT503', DETAIL = array_to_string(p_pools, ', ');
+  IF cardinality(p_pools) = 0 THEN
+    RAISE 'no pool' USING ERRCODE = 'KT503', DETAIL = '';
   END IF;
   INSERT INTO job (id, account_id, task, effective_input, input_adjustments, warnings, billing, amount, pools, request_id,
       start_by, cancel_by, webhook_url, created_at)
@@ -63,7 +62,7 @@ BEGIN
     END IF;
     INSERT INTO job_input (job_id, sha256) SELECT DISTINCT p_job, sha256 FROM unnest(p_inputs) AS given (sha256);
   END IF;
-  PERFORM flow_join(p_job, p_account, p_pools[1], p_class, p_cost);
+  PERFORM flow_join(p_job, p_account, p_pools, p_class, p_cost);
   RETURN QUERY SELECT p_job, false, v_now, hold_open(p_job, p_account, p_amount, p_request_id);
 END $$;
 
@@ -103,12 +102,15 @@ BEGIN
   PERFORM hold_settle(p_job, p_state = 'succeeded', v_request_id);
 END $$;
 
--- The row of a job that this fence still owns, locked in the right order; no row when the fence is late.
-CREATE OR REPLACE FUNCTION job_owned(p_job uuid, p_fence int) RETURNS SETOF job LANGUAGE plpgsql AS $$
+-- The row of a job that this fence still owns; NULL when the fence is late. The queue's row is locked, which is enough: nobody
+-- else changes a job's state, fence or wish to stop without it.
+CREATE OR REPLACE FUNCTION job_owned(p_job uuid, p_fence int) RETURNS job LANGUAGE plpgsql AS $$
+DECLARE
+  v_job job;
 BEGIN
   PERFORM FROM queue WHERE queue.job_id = p_job FOR UPDATE;
-  RETURN QUERY SELECT * FROM job WHERE id = p_job AND fence = p_fence AND state = 'running' AND session_id IS NOT NULL
-    FOR UPDATE;
+  SELECT * INTO v_job FROM job WHERE id = p_job AND fence = p_fence AND state = 'running' AND session_id IS NOT NULL;
+  RETURN v_job;
 END $$;
 
 -- End a lease without a result. `p_counts`: the attempt is one of the three a job has (a replica died under it, the engine
@@ -121,8 +123,8 @@ DECLARE
   v_starts int;
   v_sequence int;
 BEGIN
-  SELECT * INTO v_job FROM job_owned(p_job, p_fence);
-  IF NOT FOUND THEN
+  v_job := job_owned(p_job, p_fence);
+  IF v_job.id IS NULL THEN
     RETURN 'stale';
   END IF;
   IF v_job.cancel_requested_at IS NOT NULL THEN
@@ -143,7 +145,8 @@ BEGIN
     DELETE FROM stage WHERE job_id = p_job AND fence = p_fence;
     DELETE FROM attempt WHERE job_id = p_job AND fence = p_fence;
   END IF;
-  UPDATE queue SET state = 'ready', begun = v_starts > 0 WHERE job_id = p_job;
+  UPDATE queue SET state = 'ready', begun = v_starts > 0, tag = greatest(tag, clock)
+    FROM pool WHERE job_id = p_job AND pool.name = queue.pool;
   UPDATE job SET state = 'queued', session_id = NULL, fence = fence + 1, attempts = attempts + p_counts::int,
       starts = v_starts, started_at = CASE WHEN v_starts > 0 THEN started_at END, sequence = sequence + 1, stage = NULL
     WHERE id = p_job RETURNING sequence INTO v_sequence;
@@ -186,15 +189,18 @@ BEGIN
   RETURN v_job.id;
 END $$;
 
--- Lease up to `p_n` jobs of a pool, one more than it has free slots, so that a replica never waits for the next one (and a
--- pool at zero replicas is woken). Errors: KT440 the session has ended.
+-- Lease up to `p_n` jobs of a pool (a hundred at most: a limit that the planner knows), one more than it has free slots, so
+-- that a replica never waits for the next one (and a pool at zero replicas is woken). Both looks begin at their floor, because below it an old snapshot may keep the entries of
+-- any number of earlier jobs: `floor` is the sweep's (queue_floor), `leased_floor` is kept here, where every lease is made
+-- under the pool's lock, so that none is ever left uncounted. Errors: KT440 the session has ended.
 CREATE OR REPLACE FUNCTION claim(p_pool text, p_n int, p_session bigint)
 RETURNS TABLE (job_id uuid, fence int, account_id uuid, task text, segment smallint, effective_input jsonb,
-               checkpoint jsonb, request_id text) LANGUAGE plpgsql AS $$
+               checkpoint jsonb, request_id text) LANGUAGE plpgsql SET plan_cache_mode = 'force_generic_plan' AS $$
 #variable_conflict use_column
 DECLARE
   v_drain_by timestamptz;
-  v_slots int;
+  v_pool pool;
+  v_lowest double precision;
   v_take int;
   v_jobs uuid[];
 BEGIN
@@ -205,24 +211,32 @@ BEGIN
   IF v_drain_by IS NOT NULL THEN
     RETURN;
   END IF;
-  SELECT slots INTO v_slots FROM pool WHERE name = p_pool AND NOT paused FOR NO KEY UPDATE;
+  SELECT * INTO v_pool FROM pool WHERE name = p_pool AND NOT paused FOR NO KEY UPDATE;
   IF NOT FOUND THEN
     RETURN;
   END IF;
-  v_take := least(p_n, v_slots + 1 - (SELECT count(*) FROM queue WHERE pool = p_pool AND state = 'leased'));
+  SELECT least(p_n, 100, v_pool.slots + 1 - count(*)), min(tag) INTO v_take, v_lowest
+    FROM queue WHERE pool = p_pool AND state = 'leased' AND tag >= v_pool.leased_floor;
   IF v_take <= 0 THEN
     RETURN;
   END IF;
-  WITH picked AS (
-    SELECT job_id FROM queue WHERE pool = p_pool AND state = 'ready' ORDER BY begun DESC, tag, job_id LIMIT v_take
-      FOR UPDATE SKIP LOCKED
+  WITH begun AS (
+    SELECT job_id FROM queue WHERE pool = p_pool AND state = 'ready' AND begun AND tag >= v_pool.floor
+      ORDER BY tag, job_id LIMIT 100 FOR UPDATE SKIP LOCKED
+  ), fresh AS (
+    SELECT job_id FROM queue WHERE pool = p_pool AND state = 'ready' AND NOT begun AND tag >= v_pool.floor
+      ORDER BY tag, job_id LIMIT 100 FOR UPDATE SKIP LOCKED
+  ), picked AS MATERIALIZED (
+    TABLE begun UNION ALL TABLE fresh LIMIT v_take
   ), leased AS (
     UPDATE queue SET state = 'leased' FROM picked WHERE queue.job_id = picked.job_id RETURNING queue.job_id, queue.tag
-  ), clock AS (
-    UPDATE pool SET clock = greatest(clock, (SELECT max(tag) FROM leased))
-      WHERE name = p_pool AND clock < (SELECT max(tag) FROM leased)
+  ), taken AS (
+    SELECT array_agg(job_id) AS jobs, min(tag) AS lowest, max(tag) AS highest FROM leased
+  ), moved AS (
+    UPDATE pool SET clock = greatest(clock, highest), leased_floor = least(v_lowest, lowest)
+      FROM taken WHERE name = p_pool AND highest IS NOT NULL
   )
-  SELECT array_agg(job_id) INTO v_jobs FROM leased;
+  SELECT jobs INTO v_jobs FROM taken;
   IF v_jobs IS NULL THEN
     RETURN;
   END IF;
@@ -247,8 +261,8 @@ DECLARE
   v_job job;
   v_pool text;
 BEGIN
-  SELECT * INTO v_job FROM job_owned(p_job, p_fence);
-  IF NOT FOUND THEN
+  v_job := job_owned(p_job, p_fence);
+  IF v_job.id IS NULL THEN
     RETURN 'stale';
   END IF;
   IF v_job.cancel_requested_at IS NOT NULL THEN
@@ -271,14 +285,16 @@ END $$;
 CREATE OR REPLACE FUNCTION settle(p_job uuid, p_fence int, p_state text, p_result jsonb, p_failure jsonb)
 RETURNS text LANGUAGE plpgsql AS $$
 DECLARE
-  v_job job;
+  v_cancelled boolean;
   v_state text := p_state;
 BEGIN
-  SELECT * INTO v_job FROM job_owned(p_job, p_fence);
+  PERFORM FROM queue WHERE queue.job_id = p_job FOR UPDATE;
+  SELECT cancel_requested_at IS NOT NULL INTO v_cancelled FROM job
+    WHERE id = p_job AND fence = p_fence AND state = 'running' AND session_id IS NOT NULL;
   IF NOT FOUND THEN
     RETURN 'stale';
   END IF;
-  IF v_job.cancel_requested_at IS NOT NULL THEN
+  IF v_cancelled THEN
     v_state := 'cancelled';
   ELSIF p_state = 'cancelled' THEN
     RETURN hand_back(p_job, p_fence, 'stopped', false);

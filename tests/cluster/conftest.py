@@ -1,5 +1,13 @@
 from __future__ import annotations
 
+import pytest
+
 from tests.ray_fixture import cluster_database, cluster_settings, cluster_url, in_cluster, ray_cluster
 
 __all__ = ["cluster_database", "cluster_settings", "cluster_url", "in_cluster", "ray_cluster"]
+
+
+@pytest.fixture(autouse=True)
+def no_handles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Handles that a test has got are not the next one's."""
+    monkeypatch.setattr("cluster.conversation._handles", {})

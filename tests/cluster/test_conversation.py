@@ -7,11 +7,14 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from ray import serve
 from ray.exceptions import ActorDiedError, RayTaskError
+from ray.serve._private.common import DeploymentID
+from ray.serve.exceptions import DeploymentUnavailableError
 
 from cluster import conversation
 from cluster.conversation import Conversation, EngineFailed, JobStopped, ModelResult, NoReplica
-from deployments.messages import Call, Faulted, Message
+from deployments.messages import Call, Faulted, Finished, Message, Started
 from tests.cluster.doubles import (
     RELEASED,
     STARTED,
@@ -257,3 +260,55 @@ async def test_a_serve_that_does_not_answer_is_given_up(monkeypatch: pytest.Monk
     monkeypatch.setattr("cluster.conversation.serve.get_app_handle", lambda pool: time.sleep(0.5))
     with pytest.raises(NoReplica, match="Serve gave no handle"):
         await held()
+
+
+@pytest.mark.parametrize("error", [DeploymentUnavailableError(DeploymentID("Replica", "pool")), NoReplica("none")])
+async def test_serve_is_asked_for_a_handle_once_and_again_when_nobody_is_there(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    async def gone(call: Call) -> AsyncIterator[Message]:
+        if call == CALL:
+            raise error
+        yield STARTED
+
+    handle = HandleDouble(success)
+    asked: list[str] = []
+
+    def get(pool: str) -> HandleDouble:
+        asked.append(pool)
+        return handle
+
+    monkeypatch.setattr("cluster.conversation.serve.get_app_handle", get)
+    await held()
+    await held()
+    assert asked == ["pool"]
+    handle.answer = gone
+    with pytest.raises(type(error)):
+        await held()
+    handle.answer = success
+    await held()
+    assert asked == ["pool", "pool"]
+
+
+@pytest.mark.usefixtures("in_cluster")
+async def test_a_handle_follows_its_application_through_a_redeploy_and_a_new_life() -> None:
+    def deploy(name: str) -> None:
+        class Replica:
+            async def run(self, call: Call) -> AsyncIterator[Message]:
+                yield Started(name, "engine", "digest", stand_in=False, stop_limit_s=1.0)
+                yield Finished(name, 0.0, {})
+
+        options: dict[str, Any] = {"ray_actor_options": {"num_cpus": 0.1}, "graceful_shutdown_timeout_s": 0}
+        made: Any = serve.deployment(Replica, name="Replica", **options)
+        serve.run(made.bind(), name="pool", route_prefix=None)
+
+    try:
+        for name in ("first", "second"):
+            await asyncio.to_thread(deploy, name)
+            assert (await held()).replica == name
+        await asyncio.to_thread(serve.delete, "pool")
+        await asyncio.to_thread(deploy, "third")
+        assert (await held()).replica == "third"
+        assert len(conversation._handles) == 1
+    finally:
+        await asyncio.to_thread(serve.delete, "pool")

@@ -12,6 +12,12 @@ _NONE_OF = {
     "an ended job with a webhook has no delivery, or another has one": """
         SELECT job.id FROM job LEFT JOIN delivery ON delivery.job_id = job.id
         GROUP BY job.id HAVING count(delivery) <> (job.webhook_url IS NOT NULL AND job.finished_at IS NOT NULL)::int""",
+    "money or a place in the queue belongs to no account": """
+        SELECT account_id FROM (SELECT account_id FROM hold UNION SELECT account_id FROM movement
+          UNION SELECT account_id FROM entry UNION SELECT account_id FROM flow
+          UNION SELECT account_id FROM delivery) AS owned
+        WHERE account_id IS NOT NULL AND NOT EXISTS (SELECT FROM account WHERE account.id = account_id)""",
+    "a queue row is in no pool": "SELECT job_id FROM queue WHERE NOT EXISTS (SELECT FROM pool WHERE name = queue.pool)",
     "a hold does not fit its job's state": """
         SELECT job.id, job.state, hold.state FROM job LEFT JOIN hold ON hold.id = job.id
         WHERE hold.amount <> job.amount OR hold.state IS DISTINCT FROM

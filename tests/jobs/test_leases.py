@@ -525,6 +525,7 @@ async def test_what_no_engine_took_was_no_start_and_still_times_out(world: World
     begun = await world.reread(job)
     assert (begun.started_at is not None, [each.outcome for each in begun.attempts]) == (True, ["handed_back"])
     never = await world.submit(await world.account(), start_timeout_seconds=0)
-    await world.leases.hand_back((await world.claim(2))[1], "cluster_unavailable", counts=False, begun=False)
+    (lease,) = [each for each in await world.claim(2) if each.job_id == never.id]
+    await world.leases.hand_back(lease, "cluster_unavailable", counts=False, begun=False)
     assert await world.leases.time_out_starts() == 1
     assert (await world.reread(never)).state == "failed"

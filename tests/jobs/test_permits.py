@@ -117,6 +117,19 @@ async def test_a_wake_during_a_read_is_not_forgotten(
 
     monkeypatch.setattr(watch.permit, "held", held)
     async with watch.permit:
+        watch.permit.wake()
+        assert await watch.within(2)
+
+
+async def test_a_wake_between_the_first_read_and_the_watch_is_not_forgotten(
+    world: World, lease: Lease, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(permits, "REREAD_SECONDS", 30.0)
+    watch = Watch(world, lease)
+    assert await watch.permit.held()
+    await world.jobs.cancel(lease.account_id, lease.job_id)
+    watch.permit.wake()
+    async with watch.permit:
         assert await watch.within(2)
 
 

@@ -23,7 +23,7 @@ from core.errors import (
 )
 from jobs import pools
 from jobs.leases import Outcome
-from jobs.models import Accepted
+from jobs.models import Accepted, Job
 from jobs.snapshot import Queues
 from tests.jobs.world import DONE, FAILURE, PRICE, World, ids, submission
 
@@ -349,7 +349,7 @@ async def test_pages_go_from_the_newest_to_the_oldest(world: World) -> None:
         wanted: Any = {"limit": 2, "state": None, "task": None} | asked
         return [job.id for job in await world.jobs.page(account, before=before, **wanted)]
 
-    newest_first = [job.id for job in reversed(made)]
+    newest_first = sorted((job.id for job in made), reverse=True)
     assert await page() == newest_first[:2]
     assert await page(newest_first[1]) == newest_first[2:4]
     assert await page(newest_first[3]) == newest_first[4:]
@@ -377,3 +377,13 @@ async def test_a_job_names_the_inputs_it_was_given(world: World) -> None:
     assert await world.database.fetch_value("SELECT array_agg(job_id) FROM job_input") == [job.id]
     with pytest.raises(asyncpg.ForeignKeyViolationError):
         await world.submit(account, inputs=(b"j" * 32,))
+
+
+async def test_readers_at_once_get_their_own_jobs_only(world: World) -> None:
+    owner, other = await world.account(), await world.account()
+    mine, theirs = await world.submit(owner), await world.submit(other)
+    wanted = [(owner, mine.id), (other, theirs.id), (other, mine.id), (owner, theirs.id), (owner, uuid4())] * 4
+    got = await asyncio.gather(*(world.jobs.get(*each) for each in wanted), return_exceptions=True)
+    assert [each.id if isinstance(each, Job) else type(each) for each in got] == [
+        *(mine.id, theirs.id, NotFound, NotFound, NotFound)
+    ] * 4
