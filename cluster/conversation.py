@@ -95,12 +95,17 @@ class Conversation:
             RayActorError: the replica died under the call.
         """
         try:
-            return await self._listen((await _handle(self._pool)).remote(call), on_progress)
+            return await self._listen((await _handle(self._pool)).remote(call), on_progress, on_preview)
         except (RayServeException, NoReplica):
             _handles.pop(self._pool, None)
             raise
 
-    async def _listen(self, stream: Any, on_progress: Callable[[float], Awaitable[None]]) -> ModelResult:
+    async def _listen(
+        self,
+        stream: Any,
+        on_progress: Callable[[float], Awaitable[None]],
+        on_preview: Callable[[bytes], Awaitable[None]] | None,
+    ) -> ModelResult:
         stop = asyncio.ensure_future(self._stop.wait())
         pending = asyncio.ensure_future(anext(stream))
         over = False

@@ -99,10 +99,6 @@ async def test_a_tampered_cursor_is_refused(served: Served) -> None:
         await served.submit()
     _, cursor = await listed(served, limit=1)
     assert cursor is not None
-    for changed in (
-        cursor[:9] + ("A" if cursor[20] != "A" else "B") + cursor[21:],
-        "." + cursor,
-        cursor.partition(".")[2],
-    ):
+    for changed in (cursor[:20] + ("A" if cursor[20] != "A" else "B") + cursor[21:], cursor[:-8], cursor[30:]):
         answer = await served.client.get(JOBS, params={"cursor": changed})
         assert (answer.status_code, answer.json()["error"]) == (422, "invalid_input")
