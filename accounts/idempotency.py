@@ -65,7 +65,7 @@ async def remove_expired(database: Database, batch: int = 1000) -> int:
     while True:
         count: int = await database.fetch_value(
             """WITH gone AS (DELETE FROM idempotency WHERE ctid = ANY (ARRAY(
-                 SELECT ctid FROM idempotency WHERE created_at < clock_timestamp() - idempotency_window()
+                 SELECT ctid FROM idempotency WHERE created_at < statement_timestamp() - idempotency_window()
                  LIMIT $1 FOR UPDATE SKIP LOCKED)) RETURNING 1)
                SELECT count(*) FROM gone""",
             batch,

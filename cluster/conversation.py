@@ -17,7 +17,7 @@ from typing import Any
 
 import ray
 from ray import serve
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayError, RayTaskError
 from ray.serve._private.constants import SERVE_NAMESPACE
 from ray.serve.exceptions import RayServeException
 
@@ -96,7 +96,12 @@ class Conversation:
         """
         try:
             return await self._listen((await _handle(self._pool)).remote(call), on_progress, on_preview)
-        except (RayServeException, NoReplica):
+        except RayServeException as error:
+            _handles.pop(self._pool, None)
+            if self._started is None:
+                raise NoReplica(f"Serve did not take a call to {self._pool}") from error
+            raise
+        except NoReplica:
             _handles.pop(self._pool, None)
             raise
 
@@ -156,9 +161,9 @@ class Conversation:
             return pending.result()
         except RayTaskError as error:
             raise EngineFailed("engine_error", str(error)) from error
-        except RayActorError as error:
+        except (RayError, RayServeException) as error:
             if self._started is None:
-                raise NoReplica(f"a replica of {self._pool} died before it began the call") from error
+                raise NoReplica(f"no replica of {self._pool} began the call ({type(error).__name__})") from error
             raise
 
     def _concluded(self, end: End) -> ModelResult:

@@ -47,6 +47,7 @@ BEAT_SECONDS = 1.0
 POLL_SECONDS = 0.5
 CLAIM_MOST = 32
 STUCK_SECONDS = 10.0
+STRAY_LOOK_SECONDS = 5.0
 UNANSWERED_MOST = 3
 """So many questions to Serve may time out one after the other; a client that lost it for good needs a new process."""
 _RETRY_SECONDS = 0.5
@@ -156,11 +157,14 @@ class Dispatcher:
             await asyncio.sleep(BEAT_SECONDS)
 
     async def _claim(self, session: int) -> None:
+        looked_at = time.monotonic()
         while True:
             self._wake.clear()
             try:
-                if self._unsure:
+                # A claim whose connection was lost may be committed later than the next look.
+                if self._unsure or time.monotonic() - looked_at > STRAY_LOOK_SECONDS:
                     self._unsure = False
+                    looked_at = time.monotonic()
                     await self._leases.hand_back_strays(session, self._running)
                 if not self._draining:
                     await self._claim_all(session)
@@ -191,8 +195,8 @@ class Dispatcher:
             while not await connection.fetchval("SELECT pg_try_advisory_lock($1)", _ELECTION_LOCK):
                 await asyncio.sleep(BEAT_SECONDS)
             while not connection.is_closed():
-                await pools.set_slots(self._database, await self._slots())
                 await self._leases.sweep()
+                await pools.set_slots(self._database, await self._slots())
                 await asyncio.sleep(BEAT_SECONDS)
         finally:
             connection.terminate()

@@ -134,7 +134,8 @@ class Steps:
     async def _picture(self, reference: str | Mapping[str, Any]) -> Fetched:
         key: str | None
         if isinstance(reference, str):
-            found = await self._artifacts.locate(self.lease.account_id, reference, max_bytes=MAX_BYTES)
+            url = reference
+            found = await patiently(lambda: self._artifacts.locate(self.lease.account_id, url, max_bytes=MAX_BYTES))
             key = None if found is None else found.key
         else:
             key = input_key(reference["sha256"])

@@ -48,9 +48,10 @@ def _first_id(instant: datetime) -> UUID:
 async def orphaned_holds(database: Database) -> tuple[int, list[UUID]]:
     """How many holds are open, and the accounts of those whose job has ended; an empty list is the only good one."""
     row = await database.fetch_row(
-        "SELECT count(*) AS open, coalesce(array_agg(DISTINCT hold.account_id)"
-        " FILTER (WHERE job.finished_at IS NOT NULL), '{}') AS accounts"
-        " FROM hold JOIN job ON job.id = hold.id WHERE hold.state = 'held'"
+        "WITH suspects AS MATERIALIZED (SELECT id, account_id FROM hold WHERE state = 'held'"
+        " AND NOT EXISTS (SELECT FROM queue JOIN job ON job.id = job_id WHERE job_id = hold.id AND finished_at IS NULL))"
+        " SELECT (SELECT count(*) FROM hold WHERE state = 'held') AS open, coalesce((SELECT array_agg(DISTINCT"
+        " suspects.account_id) FROM suspects JOIN job USING (id) WHERE job.finished_at IS NOT NULL), '{}') AS accounts"
     )
     assert row is not None
     return row["open"], row["accounts"]

@@ -14,9 +14,12 @@ from uuid import UUID
 import asyncpg
 
 from core.clock import rfc3339
-from core.database import Database
+from core.database import UNAVAILABLE, Database
+from core.log import logger
 from jobs import pools
 from jobs.models import Failure, Lease
+
+log = logger(__name__)
 
 SESSION_EXPIRY_SECONDS = 6.0
 """A dispatcher that cannot beat for this long stops its jobs: others may have them by then (SQL `session_expiry`)."""
@@ -87,7 +90,8 @@ class Leases:
             SessionEnded: the session was reclaimed.
         """
         row = await self._database.fetch_row(
-            "UPDATE session SET beat_at = clock_timestamp() WHERE id = $1 AND ended_at IS NULL RETURNING drain_by",
+            "UPDATE session SET beat_at = clock_timestamp() WHERE id = $1 AND ended_at IS NULL"
+            " RETURNING drain_of(drain_by) AS drain_by",
             session,
         )
         if row is None:
@@ -100,7 +104,9 @@ class Leases:
     async def close_session(self, session: int) -> int:
         """End the session and hand back what it still holds; returns how many jobs."""
         await self._database.execute(
-            "UPDATE session SET ended_at = clock_timestamp() WHERE id = $1 AND ended_at IS NULL", session
+            "WITH mine AS (SELECT id FROM session WHERE id = $1 AND ended_at IS NULL FOR UPDATE)"
+            " UPDATE session SET ended_at = clock_timestamp() FROM mine WHERE session.id = mine.id",
+            session,
         )
         return await self._hand_back_ended("handed_back", session)
 
@@ -173,13 +179,14 @@ class Leases:
         """
         kept = list(known)
         rows = await self._database.fetch(
-            "SELECT id, hand_back(id, fence, 'claim_lost', false) FROM job WHERE session_id = $1"
-            " AND state = 'running' AND (id, fence) NOT IN (SELECT * FROM unnest($2::uuid[], $3::int[]))",
+            "SELECT id, fence FROM job WHERE session_id = $1 AND state = 'running'"
+            " AND (id, fence) NOT IN (SELECT * FROM unnest($2::uuid[], $3::int[]))",
             session,
             [job_id for job_id, _ in kept],
             [fence for _, fence in kept],
         )
         for row in rows:
+            await self._database.execute("SELECT hand_back($1, $2, 'claim_lost', false)", row["id"], row["fence"])
             self._tell(row["id"])
         return len(rows)
 
@@ -232,13 +239,29 @@ class Leases:
         """Cancel every job whose own deadline (`cancelAfterSeconds`) is over, one transaction each; returns how many."""
         return await self._one_by_one("SELECT cancel_due()")
 
+    async def end_retired(self) -> int:
+        """Fail every job whose pool left the fleet an hour ago, one transaction each; returns how many."""
+        return await self._one_by_one("SELECT retired_timeout()")
+
     async def sweep(self) -> None:
-        """What one dispatcher does for all each second: end late jobs, promote parked ones, say where each line begins."""
-        await self.time_out_starts()
-        await self.cancel_due()
-        await self._database.execute("SELECT flow_catch_up()")
+        """What one dispatcher does for all each second: say where each line begins, promote parked jobs, end late ones.
+
+        A row that breaks one part is logged and does not keep the others from theirs.
+        """
+        for part in (self._find_floors, self._catch_up, self.cancel_due, self.time_out_starts, self.end_retired):
+            try:
+                await part()
+            except UNAVAILABLE:
+                raise
+            except asyncpg.PostgresError:
+                log.exception("a part of the sweep broke", part=part.__name__)
+
+    async def _find_floors(self) -> None:
         for pool in await pools.names(self._database):
             await self._database.execute("SELECT queue_floor($1)", pool)
+
+    async def _catch_up(self) -> None:
+        await self._database.execute("SELECT flow_catch_up()")
 
     async def _write(self, query: str, lease: Lease, *values: Any) -> Any:
         answer = await self._database.fetch_value(query, lease.job_id, lease.fence, *values)
@@ -246,19 +269,25 @@ class Leases:
         return answer
 
 
-async def drain(database: Database, grace_seconds: float) -> None:
-    """Ask every dispatcher to claim nothing more, and to hand back what still runs when the grace has passed.
+async def drain(database: Database, grace_seconds: float, *, host: str = "") -> None:
+    """Ask every dispatcher (of `host` alone, when given) to claim nothing more, and to hand back what still runs when the
+    grace has passed. It ends by `resume`, or five minutes after the grace.
 
-    Returns when no session holds a job, at the latest three seconds after the grace.
+    Returns when no such session holds a job, at the latest three seconds after the grace.
     """
+    names = f"{host}:" if host else ""
     await database.execute(
-        "UPDATE session SET drain_by = clock_timestamp() + $1 WHERE ended_at IS NULL", timedelta(seconds=grace_seconds)
+        "WITH asked AS (SELECT id FROM session WHERE ended_at IS NULL AND starts_with(name, $2) ORDER BY id FOR UPDATE)"
+        " UPDATE session SET drain_by = clock_timestamp() + $1 FROM asked WHERE session.id = asked.id",
+        timedelta(seconds=grace_seconds),
+        names,
     )
     end = time.monotonic() + grace_seconds + 3
     while time.monotonic() < end:
         if not await database.fetch_value(
             "SELECT EXISTS (SELECT FROM job JOIN session ON session.id = job.session_id"
-            " WHERE job.state = 'running' AND session.ended_at IS NULL)"
+            " WHERE job.state = 'running' AND session.ended_at IS NULL AND starts_with(session.name, $1))",
+            names,
         ):
             return
         await asyncio.sleep(0.1)

@@ -238,4 +238,4 @@ def _translated(error: Any, submission: Submission) -> Exception:
                 "The media of this request waited too long to become a job; nothing was accepted. Send it again."
             )
         case _:
-            return idempotency.translated(error)
+            return error if submission.idempotency_key is None else idempotency.translated(error)

@@ -26,13 +26,13 @@ UPLOAD_GRACE = timedelta(minutes=5)
 
 _EXPIRED = """
 UPDATE job SET outputs_deleted_at = clock_timestamp(), strays = true WHERE id IN (
-  SELECT id FROM job WHERE finished_at < clock_timestamp() - $1::interval
+  SELECT id FROM job WHERE finished_at < statement_timestamp() - $1::interval
       AND outputs <> '[]'::jsonb AND outputs_deleted_at IS NULL
     ORDER BY finished_at LIMIT $2 FOR NO KEY UPDATE SKIP LOCKED)
 RETURNING id
 """
 _STRAYS = """
-SELECT id FROM job WHERE strays AND (finished_at < clock_timestamp() - $1::interval OR outputs_deleted_at IS NOT NULL)
+SELECT id FROM job WHERE strays AND (finished_at < statement_timestamp() - $1::interval OR outputs_deleted_at IS NOT NULL)
   ORDER BY finished_at LIMIT $2
 """
 _STRAY = """
@@ -43,15 +43,15 @@ _SWEPT = "UPDATE job SET strays = finished_at >= clock_timestamp() - $2::interva
 _LET_GO = """
 DELETE FROM job_input WHERE (job_id, sha256) IN (
   SELECT job_input.job_id, job_input.sha256 FROM job_input JOIN job ON job.id = job_input.job_id
-    WHERE job.finished_at < clock_timestamp() - $1::interval
+    WHERE job.finished_at < statement_timestamp() - $1::interval
     LIMIT $2 FOR UPDATE OF job_input SKIP LOCKED)
 RETURNING job_id
 """
 _NAMED = "EXISTS (SELECT FROM job_input WHERE job_input.sha256 = input.sha256)"
-_UNNAMED = "kept_at < clock_timestamp() - unnamed_input_kept()"
+_UNNAMED = "kept_at < statement_timestamp() - unnamed_input_kept()"
 _INPUTS = f"SELECT sha256 FROM input WHERE {_UNNAMED} AND NOT {_NAMED} ORDER BY kept_at LIMIT $1"
 _INPUT = f"SELECT FROM input WHERE sha256 = $1 AND {_UNNAMED} FOR UPDATE SKIP LOCKED"
-_UPLOADS = "SELECT id FROM upload WHERE expires_at < clock_timestamp() - $1::interval ORDER BY expires_at LIMIT $2"
+_UPLOADS = "SELECT id FROM upload WHERE expires_at < statement_timestamp() - $1::interval ORDER BY expires_at LIMIT $2"
 _UPLOAD = "SELECT key FROM upload WHERE id = $1 FOR UPDATE SKIP LOCKED"
 
 

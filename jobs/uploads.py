@@ -19,7 +19,7 @@ _LOCK = "SELECT FROM account WHERE id = $1 FOR NO KEY UPDATE"
 _OPEN = """
 SELECT count(*) AS open, coalesce(sum(bytes), 0)::bigint AS bytes,
   extract(epoch FROM min(expires_at) - clock_timestamp())::float AS seconds
-FROM upload WHERE account_id = $1 AND expires_at > clock_timestamp()
+FROM upload WHERE account_id = $1 AND expires_at > statement_timestamp()
 """
 _INSERT = """INSERT INTO upload (id, account_id, key, mime_type, bytes, sha256, expires_at)
 VALUES ($1, $2, $3, $4, $5, $6, $7)"""

@@ -13,7 +13,7 @@ SELECT concurrency, queue_limit, CASE WHEN paused_until > clock_timestamp() THEN
   (SELECT coalesce(sum(active + parked), 0)::int FROM flow WHERE account_id = account.id) AS unfinished_jobs,
   (SELECT count(*)::int FROM job WHERE account_id = account.id AND state = 'running') AS running_jobs,
   (SELECT count(*)::int FROM job WHERE account_id = account.id
-     AND running_cancel_at > clock_timestamp() - interval '1 day') AS running_cancels
+     AND running_cancel_at > statement_timestamp() - interval '1 day') AS running_cancels
 FROM account WHERE id = $1
 """
 

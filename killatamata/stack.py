@@ -211,7 +211,7 @@ class Stack:
 
     async def _hand_back(self, database: Database) -> None:
         try:
-            await leases.drain(database, 0)
+            await leases.drain(database, 0, host=socket.gethostname())
         except UNAVAILABLE as error:
             log.warning("running jobs could not be handed back; their sessions will expire", error=repr(error))
 

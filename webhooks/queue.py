@@ -37,7 +37,7 @@ _CARRIED = """UPDATE delivery SET carrier = task.id FROM procrastinate_jobs task
 WHERE task.id = ANY (%s) AND delivery.id = (task.args ->> 'delivery_id')::uuid"""
 
 _LOST = """UPDATE delivery SET relayed_at = NULL, carrier = NULL
-WHERE state = 'pending' AND relayed_at IS NOT NULL AND next_attempt_at < clock_timestamp() - make_interval(secs => $1)
+WHERE state = 'pending' AND relayed_at IS NOT NULL AND next_attempt_at < statement_timestamp() - make_interval(secs => $1)
   AND NOT EXISTS (SELECT FROM procrastinate_jobs WHERE id = carrier AND status = 'todo')
 RETURNING id"""
 

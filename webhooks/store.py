@@ -130,7 +130,7 @@ class Webhooks:
         while True:
             count: int = await self._database.fetch_value(
                 """WITH old AS (
-                     SELECT id FROM delivery WHERE ended_at < clock_timestamp() - make_interval(days => $1)
+                     SELECT id FROM delivery WHERE ended_at < statement_timestamp() - make_interval(days => $1)
                      ORDER BY ended_at LIMIT $2 FOR UPDATE SKIP LOCKED
                    ), tries AS (DELETE FROM delivery_attempt USING old WHERE delivery_id = old.id),
                    gone AS (DELETE FROM delivery USING old WHERE delivery.id = old.id RETURNING 1)

@@ -29,6 +29,11 @@ $$;
 -- How long after a submit brought it an input is safe from the sweep, though no job names it.
 CREATE OR REPLACE FUNCTION unnamed_input_kept() RETURNS interval LANGUAGE sql IMMUTABLE AS $$ SELECT interval '1 h' $$;
 
+-- A drain that nobody took back is over five minutes after it was due: whoever asked for it has died.
+CREATE OR REPLACE FUNCTION drain_of(p_drain_by timestamptz) RETURNS timestamptz LANGUAGE sql STABLE AS $$
+  SELECT CASE WHEN p_drain_by > statement_timestamp() - interval '5 min' THEN p_drain_by END
+$$;
+
 -- Everything of a submit in one round trip; nothing of it stays when the money does not suffice. A replay gives the first job.
 CREATE OR REPLACE FUNCTION submit(
   p_job uuid, p_account uuid, p_task text, p_effective_input jsonb, p_adjustments jsonb, p_warnings jsonb,
@@ -102,14 +107,15 @@ BEGIN
   PERFORM hold_settle(p_job, p_state = 'succeeded', v_request_id);
 END $$;
 
--- The row of a job that this fence still owns; NULL when the fence is late. The queue's row is locked, which is enough: nobody
--- else changes a job's state, fence or wish to stop without it.
+-- The row of a job that this fence still owns, locked after the queue's row; NULL when the fence is late. Stages, progress and
+-- previews lock the job's row alone, so that the queue's would not be enough.
 CREATE OR REPLACE FUNCTION job_owned(p_job uuid, p_fence int) RETURNS job LANGUAGE plpgsql AS $$
 DECLARE
   v_job job;
 BEGIN
   PERFORM FROM queue WHERE queue.job_id = p_job FOR UPDATE;
-  SELECT * INTO v_job FROM job WHERE id = p_job AND fence = p_fence AND state = 'running' AND session_id IS NOT NULL;
+  SELECT * INTO v_job FROM job WHERE id = p_job AND fence = p_fence AND state = 'running' AND session_id IS NOT NULL
+    FOR NO KEY UPDATE;
   RETURN v_job;
 END $$;
 
@@ -204,11 +210,11 @@ DECLARE
   v_take int;
   v_jobs uuid[];
 BEGIN
-  SELECT drain_by INTO v_drain_by FROM session WHERE id = p_session AND ended_at IS NULL FOR SHARE;
+  SELECT drain_by INTO v_drain_by FROM session WHERE id = p_session AND ended_at IS NULL FOR KEY SHARE;
   IF NOT FOUND THEN
     RAISE 'session % has ended', p_session USING ERRCODE = 'KT440';
   END IF;
-  IF v_drain_by IS NOT NULL THEN
+  IF drain_of(v_drain_by) IS NOT NULL THEN
     RETURN;
   END IF;
   SELECT * INTO v_pool FROM pool WHERE name = p_pool AND NOT paused FOR NO KEY UPDATE;
@@ -329,7 +335,7 @@ BEGIN
     RETURN 'cancelled';
   END IF;
   IF (SELECT count(*) FROM job WHERE account_id = p_account
-      AND running_cancel_at > clock_timestamp() - interval '1 day') > p_most THEN
+      AND running_cancel_at > statement_timestamp() - interval '1 day') > p_most THEN
     UPDATE account SET paused_until = clock_timestamp() + p_pause WHERE id = p_account;
   END IF;
   PERFORM pg_notify('job_stop', p_job::text);
@@ -342,7 +348,7 @@ DECLARE
   v_due record;
 BEGIN
   SELECT id, account_id INTO v_due FROM job
-    WHERE cancel_by < clock_timestamp() AND finished_at IS NULL AND cancel_requested_at IS NULL ORDER BY cancel_by LIMIT 1;
+    WHERE cancel_by < statement_timestamp() AND finished_at IS NULL AND cancel_requested_at IS NULL ORDER BY cancel_by LIMIT 1;
   IF FOUND THEN
     PERFORM cancel(v_due.account_id, v_due.id, NULL, NULL, NULL);
   END IF;
@@ -356,7 +362,7 @@ DECLARE
   v_job job;
 BEGIN
   SELECT queue.job_id INTO v_late FROM queue JOIN job ON job.id = queue.job_id
-    WHERE job.state = 'queued' AND job.started_at IS NULL AND job.start_by < clock_timestamp()
+    WHERE job.state = 'queued' AND job.started_at IS NULL AND job.start_by < statement_timestamp()
       AND queue.state IN ('ready', 'parked') AND NOT queue.begun
     ORDER BY job.start_by LIMIT 1 FOR UPDATE OF queue SKIP LOCKED;
   IF v_late IS NULL THEN
@@ -367,6 +373,23 @@ BEGIN
     'message', 'The job was not started in time; nothing was charged. Send it again, with a longer startTimeoutSeconds.',
     'retryable', true));
   RETURN v_late;
+END $$;
+
+-- A job that waits in a pool which left the fleet an hour ago fails; one job per call.
+CREATE OR REPLACE FUNCTION retired_timeout() RETURNS uuid LANGUAGE plpgsql AS $$
+DECLARE
+  v_left uuid;
+BEGIN
+  SELECT queue.job_id INTO v_left FROM pool JOIN queue ON queue.pool = pool.name
+    WHERE pool.retired AND pool.updated_at < statement_timestamp() - interval '1 hour' AND queue.state IN ('ready', 'parked')
+    LIMIT 1 FOR UPDATE OF queue SKIP LOCKED;
+  IF v_left IS NULL THEN
+    RETURN NULL;
+  END IF;
+  PERFORM FROM job WHERE id = v_left FOR UPDATE;
+  PERFORM job_end(v_left, 'failed', 'task_unavailable', jsonb_build_object('code', 'task_unavailable',
+    'message', 'The fleet no longer runs what this job needs; nothing was charged.', 'retryable', false));
+  RETURN v_left;
 END $$;
 
 -- May this fence go on? Its lease must be live (a fresh PostgreSQL forgives silence) and nobody may have asked it to stop.

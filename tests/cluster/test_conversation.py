@@ -283,7 +283,7 @@ async def test_serve_is_asked_for_a_handle_once_and_again_when_nobody_is_there(
     await held()
     assert asked == ["pool"]
     handle.answer = gone
-    with pytest.raises(type(error)):
+    with pytest.raises(NoReplica):
         await held()
     handle.answer = success
     await held()

@@ -425,6 +425,21 @@ async def test_a_claim_whose_answer_was_lost_leaves_no_job_behind_and_harms_no_o
     assert not handle.streams[0].cancelled
 
 
+async def test_a_claim_that_was_committed_after_its_connection_was_lost_leaves_no_job_behind(
+    dispatching: Dispatching, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatcher, "STRAY_LOOK_SECONDS", 0.2)
+    dispatching.start()
+    session: int = await until_true(
+        lambda: database.fetch_value("SELECT id FROM session WHERE ended_at IS NULL"), "the session"
+    )
+    async with database.transaction() as connection:
+        job = await submitted(database, POOL, INPUT)
+        await connection.fetch("SELECT job_id FROM claim($1, 1, $2)", POOL, session)
+    found = await ended(database, job)
+    assert (found.state, outcomes(found)) == ("succeeded", ["claim_lost", "succeeded"])
+
+
 async def test_a_job_claimed_again_before_its_first_lease_was_put_away_can_still_be_stopped(
     dispatching: Dispatching, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
