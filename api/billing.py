@@ -165,7 +165,7 @@ async def list_entries(call: Call[None, EntriesQuery]) -> Response:
         before = int(movement), int(seq)
     lines = await statements.page(services.database, account, limit=query.limit + 1, before=before, **span)
     shown, more = lines[: query.limit], len(lines) > query.limit
-    cursor = services.cursors.sign(_LIST, account, [shown[-1].movement_id, shown[-1].seq]) if more else None
+    cursor = services.cursors.seal(_LIST, account, [shown[-1].movement_id, shown[-1].seq]) if more else None
     return EntriesAnswer(entries=[_line(each) for each in shown], next_cursor=cursor).response()
 
 

@@ -1,11 +1,13 @@
-"""Cursors: where the next page of a list begins, signed, so that nobody makes one up."""
+"""Cursors: where the next page of a list begins, sealed, so that nobody makes one up or reads our own ids in it."""
 
 from __future__ import annotations
 
-from hashlib import sha256
+import base64
+import hmac
+import json
 from uuid import UUID
 
-from itsdangerous import BadData, URLSafeSerializer
+from cryptography.fernet import Fernet, InvalidToken
 
 from core.errors import FieldProblem
 from tasks.validation import refusal
@@ -14,16 +16,14 @@ MAX_CHARACTERS = 512
 
 
 class Cursors:
-    """Signs places in lists with a secret `key`; one is good for its own list and account only, and for ever."""
+    """Seals places in lists with a secret `key`; one is good for its own list and account only, and for ever."""
 
     def __init__(self, key: bytes) -> None:
-        self._serializer = URLSafeSerializer(
-            key, salt="cursor", signer_kwargs={"digest_method": sha256, "key_derivation": "hmac"}
-        )
+        self._fernet = Fernet(base64.urlsafe_b64encode(hmac.digest(key, b"cursor", "sha256")))
 
-    def sign(self, listed: str, account_id: UUID, place: list[int | str]) -> str:
+    def seal(self, listed: str, account_id: UUID, place: list[int | str]) -> str:
         """The cursor of what follows `place` in the list `listed` of the account."""
-        return self._serializer.dumps([listed, str(account_id), *place])
+        return self._fernet.encrypt(json.dumps([listed, str(account_id), *place]).encode()).decode()
 
     def read(self, listed: str, account_id: UUID, cursor: str) -> list[int | str]:
         """The place that `cursor` names.
@@ -33,8 +33,8 @@ class Cursors:
         """
         place: list[int | str] = []
         try:
-            found_list, found_account, *place = self._serializer.loads(cursor)
-        except BadData:
+            found_list, found_account, *place = json.loads(self._fernet.decrypt(cursor.encode()))
+        except InvalidToken:
             found_list = found_account = None
         if (found_list, found_account) != (listed, str(account_id)):
             message = "is not a cursor of this list; send nextCursor exactly as the page before gave it, or none"

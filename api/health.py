@@ -11,22 +11,32 @@ from starlette.responses import Response
 from api.call import Call
 from api.models import Answer, Query
 from api.routing import BASE, operation
+from api.services import Services
 from core.database import UNAVAILABLE
-from core.errors import DatabaseUnavailable
+from core.errors import DatabaseUnavailable, StorageUnavailable
+from storage import StoreUnavailable
 
 _PATIENCE_SECONDS = 2
+_PROBE = "health/probe"
+"""A key that nothing is ever put under: looking for it asks the store, and reads nothing."""
+
+_DISPATCHERS = (
+    """SELECT EXISTS (SELECT FROM session WHERE ended_at IS NULL AND beat_at > clock_timestamp() - session_expiry())"""
+)
 
 
 class HealthQuery(Query):
     """How closely to look."""
 
-    deep: bool = Field(False, description="Also ask the database.")
+    deep: bool = Field(False, description="Also ask each part that the service needs.")
 
 
 class Parts(Answer):
     """What the service needs, part by part."""
 
     database: Literal["ok"]
+    storage: Literal["ok"]
+    dispatcher: Literal["ok", "absent"] = Field(description="absent: jobs are accepted, and wait.")
 
 
 class HealthAnswer(Answer):
@@ -42,18 +52,29 @@ class HealthAnswer(Answer):
     tag="service",
     answer=HealthAnswer,
     query=HealthQuery,
-    errors=(DatabaseUnavailable,),
+    errors=(DatabaseUnavailable, StorageUnavailable),
     public=True,
     limited=False,
     aliases=("/health",),
 )
 async def health(call: Call[None, HealthQuery]) -> Response:
-    """Say that the service answers; with deep=1, ask each part it needs."""
+    """Say that the service answers; with deep=1, ask each part it needs, and answer 503 when one is away."""
     if not call.query.deep:
         return HealthAnswer(status="ok").response()
+    # However many ask, the parts are asked by one of them at a time.
+    async with call.services.asking:
+        return HealthAnswer(status="ok", parts=await _parts(call.services)).response()
+
+
+async def _parts(services: Services) -> Parts:
     try:
         async with asyncio.timeout(_PATIENCE_SECONDS):
-            await call.services.database.fetch_value("SELECT 1")
+            dispatching = await services.database.fetch_value(_DISPATCHERS)
     except UNAVAILABLE as error:
         raise DatabaseUnavailable(details={"parts": {"database": "unavailable"}}) from error
-    return HealthAnswer(status="ok", parts=Parts(database="ok")).response()
+    try:
+        async with asyncio.timeout(_PATIENCE_SECONDS):
+            await asyncio.to_thread(services.store.stat, _PROBE)
+    except (StoreUnavailable, TimeoutError) as error:
+        raise StorageUnavailable(details={"parts": {"database": "ok", "storage": "unavailable"}}) from error
+    return Parts(database="ok", storage="ok", dispatcher="ok" if dispatching else "absent")

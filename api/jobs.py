@@ -198,7 +198,7 @@ async def _page(call: Call[None, JobsQuery]) -> Response:
             job_answer(services, job, details=False, instant=instant, queue_position=positions.get(job.id))
             for job in shown
         ],
-        next_cursor=services.cursors.sign(_LIST, account, [str(shown[-1].id)]) if more else None,
+        next_cursor=services.cursors.seal(_LIST, account, [str(shown[-1].id)]) if more else None,
     ).response()
 
 

@@ -37,7 +37,8 @@ LARGE_BYTES = 1_000_000
 
 @dataclass(frozen=True)
 class Services:
-    """Settings and stores of one ingress process. `large` lets two large bodies be worked on at a time."""
+    """Settings and stores of one ingress process. `large` lets two large bodies be worked on at a time;
+    `asking` one caller ask every part for its health."""
 
     settings: Settings
     base_url: str
@@ -60,6 +61,7 @@ class Services:
     hub: Hub
     room: Room = field(default_factory=lambda: Room(512_000_000))
     large: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(2))
+    asking: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @classmethod
     def of(cls, settings: Settings) -> Services:

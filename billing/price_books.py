@@ -33,6 +33,12 @@ async def publish(connection: Connection, book: PriceBook) -> bool:
     return True
 
 
+async def current_version(connection: Connection) -> str | None:
+    """The version that is in force, or None when no book was ever published."""
+    version: str | None = await connection.fetchval(_CURRENT)
+    return version
+
+
 class PriceBooks:
     """Reads price books; the active one is looked up again after five seconds."""
 

@@ -24,7 +24,7 @@ from accounts.keys import Keys
 from api.server import listen
 from billing import price_books
 from cluster.ray_environment import environment
-from core.database import UNAVAILABLE, Database
+from core.database import UNAVAILABLE, Connection, Database
 from core.errors import OperatorError
 from core.log import logger
 from core.money import MICROS_PER_USD
@@ -35,7 +35,7 @@ from killatamata.embedded_postgres import MAJOR, EmbeddedPostgres
 from killatamata.local_account import local_key
 from killatamata.migrate import migrate
 from killatamata.private_file import write_private
-from pricing.book import PriceBook
+from pricing.book import SHIPPED, PriceBook
 
 if TYPE_CHECKING:
     from cluster.fleet import Fleet
@@ -122,7 +122,7 @@ class Stack:
         self._background: subprocess.Popen[bytes] | None = None
         self._database: Database | None = None
         self._socket = _listen(settings)
-        self._book = PriceBook.parse(settings.price_book.read_text()) if settings.price_book else PriceBook.built_in()
+        self._book = PriceBook.parse(settings.price_book.read_text()) if settings.price_book else None
 
     async def start(self) -> Ready:
         """Start every part; jobs are accepted when this returns."""
@@ -144,7 +144,7 @@ class Stack:
         self._database = Database(url, direct_url=self.settings.database_url_direct, size=2)
         await self._database.open()
         async with self._database.transaction() as connection:
-            await price_books.publish(connection, self._book)
+            await self._publish_prices(connection)
         keys = Keys(self._database, settings.key)
         key = await local_key(self._database, keys, root / "local-key", LOCAL_CREDIT if self._postgres else 0)
         shutil.rmtree(settings.runtime_dir / "metrics", ignore_errors=True)
@@ -165,6 +165,13 @@ class Stack:
         ready = Ready(url, key, os.getpid())
         write_private(root / "ready.json", json.dumps(ready.as_json()))
         return ready
+
+    async def _publish_prices(self, connection: Connection) -> None:
+        """The book that the settings name; without one, the built-in book in the place of none or of an older built-in."""
+        if self._book is not None:
+            await price_books.publish(connection, self._book)
+        elif await price_books.current_version(connection) in SHIPPED | {None}:
+            await price_books.publish(connection, PriceBook.built_in())
 
     async def watch(self) -> None:
         """Start again what dies, for as long as the caller lets this run."""

@@ -15,6 +15,10 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 _PLAIN_DECIMAL = re.compile(r"[0-9]{1,9}(\.[0-9]{1,12})?")
 
 
+SHIPPED = frozenset({"2026-11-1", "2026-11-2"})
+"""Versions that came with this software; an operator's own book has another."""
+
+
 class PriceBookInvalid(ValueError):
     """A price book that cannot be used; the message names every fault and its place."""
 

@@ -8,6 +8,7 @@ from starlette.testclient import TestClient
 
 from api.middleware import RequestContext
 from api.services import Services
+from storage import StoreUnavailable
 from tests.api.doubles import KEY, OTHER_KEY, DatabaseDouble
 
 PATHS = ["/health", "/openapi.json", "/api/v1/balance", "/api/v1/keys", "/api/v1/media/jobs", "/objects/a/b"]
@@ -188,8 +189,20 @@ def test_health_needs_no_database_and_no_key(client: TestClient, database: Datab
         assert (answer.status_code, answer.json()) == (200, {"status": "ok"})
 
 
-def test_deep_health_reports_each_part(client: TestClient, database: DatabaseDouble) -> None:
-    assert client.get("/health?deep=1").json() == {"status": "ok", "parts": {"database": "ok"}}
+def test_deep_health_reports_each_part(
+    client: TestClient, services: Services, database: DatabaseDouble, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = {"database": "ok", "storage": "ok", "dispatcher": "absent"}
+    assert client.get("/health?deep=1").json() == {"status": "ok", "parts": parts}
+
+    def away(key: str) -> None:
+        raise StoreUnavailable("SlowDown", "wait")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(services.store, "stat", away)
+        answer = client.get("/health?deep=1")
+        assert (answer.status_code, answer.json()["error"]) == (503, "storage_unavailable")
+        assert answer.json()["details"]["parts"] == {"database": "ok", "storage": "unavailable"}
     database.failure = ConnectionRefusedError()
     assert client.get("/health?deep=1").json()["details"]["parts"] == {"database": "unavailable"}
 

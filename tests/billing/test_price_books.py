@@ -10,7 +10,7 @@ import pytest
 from billing import price_books
 from billing.price_books import PriceBooks, publish
 from core.database import Database
-from pricing.book import PriceBook
+from pricing.book import SHIPPED, PriceBook
 
 BUILT_IN = PriceBook.built_in()
 
@@ -84,3 +84,11 @@ async def test_the_current_book_is_looked_up_again_when_it_is_stale(
 
 async def test_ten_publish_at_once(database: Database) -> None:
     assert sum(await asyncio.gather(*(put(database, BUILT_IN) for _ in range(10)))) == 1
+
+
+async def test_the_version_in_force_is_told(database: Database) -> None:
+    async with database.transaction() as connection:
+        assert await price_books.current_version(connection) is None
+        await price_books.publish(connection, PriceBook.built_in())
+        assert await price_books.current_version(connection) == PriceBook.built_in().version
+    assert PriceBook.built_in().version in SHIPPED
