@@ -1,4 +1,4 @@
-"""Look-ups that share a query: those that come while one is under way go together in the next."""
+"""Calls that share a query: those that come while one is under way go together in the next."""
 
 from __future__ import annotations
 
@@ -9,28 +9,27 @@ from typing import Generic, TypeVar
 Key = TypeVar("Key")
 Found = TypeVar("Found")
 
-_UNDER_WAY_MOST = 2
-"""So that one connection that hangs does not hold up everybody."""
-_KEYS_MOST = 64
-"""So that an answer stays small enough to be read in one go."""
-
 
 class Batches(Generic[Key, Found]):
-    """Looks up single keys through a function that takes many, and gives what it found by key.
+    """Asks for single keys through a function that takes up to `most`, and gives what it found by key.
 
-    Every look-up begins after it was asked for, so whatever was committed before is seen. A failure is that of all who share
+    `under_way` queries run at a time: one makes them largest, two let others pass when a connection hangs.
+    Every query begins after it was asked for, so whatever was committed before is seen. A failure is that of all who share
     it; a caller that is cancelled takes nothing from the others.
     """
 
-    def __init__(self, look_up: Callable[[Sequence[Key]], Awaitable[Mapping[Key, Found]]]) -> None:
-        self._look_up = look_up
-        self._turns = asyncio.Semaphore(_UNDER_WAY_MOST)
+    def __init__(
+        self, ask: Callable[[Sequence[Key]], Awaitable[Mapping[Key, Found]]], *, most: int = 64, under_way: int = 2
+    ) -> None:
+        self._ask = ask
+        self._most = most
+        self._turns = asyncio.Semaphore(under_way)
         self._wanted: dict[Key, None] = {}
         self._next: asyncio.Task[Mapping[Key, Found]] | None = None
 
     async def get(self, key: Key) -> Found | None:
-        """What is found under `key`, None when there is nothing; raises what the look-up raises."""
-        if self._next is None or len(self._wanted) >= _KEYS_MOST:
+        """What is found under `key`, None when there is nothing; raises what the query raises."""
+        if self._next is None or len(self._wanted) >= self._most:
             self._wanted = {}
             self._next = asyncio.create_task(self._run(self._wanted))
             self._next.add_done_callback(_seen)
@@ -41,7 +40,7 @@ class Batches(Generic[Key, Found]):
         async with self._turns:
             if self._wanted is wanted:
                 self._next = None
-            return await self._look_up(list(wanted))
+            return await self._ask(list(wanted))
 
 
 def _seen(task: asyncio.Task[Mapping[Key, Found]]) -> None:

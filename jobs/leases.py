@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Literal
@@ -13,6 +13,7 @@ from uuid import UUID
 
 import asyncpg
 
+from core.batches import Batches
 from core.clock import rfc3339
 from core.database import UNAVAILABLE, Database
 from core.log import logger
@@ -26,6 +27,9 @@ SESSION_EXPIRY_SECONDS = 6.0
 
 _RECLAIM_MOST = 200
 """Jobs taken over per beat, so that whoever takes over does not miss its own."""
+
+_SETTLED_MOST = 32
+"""Jobs settled in one transaction, so that none holds its accounts' rows for long."""
 
 Ended = Literal["queued", "succeeded", "failed", "cancelled", "stale"]
 
@@ -64,12 +68,20 @@ class Outcome:
         return {key: value for key, value in parts.items() if value is not None}
 
 
+@dataclass(frozen=True, eq=False)
+class _Settlement:
+    lease: Lease
+    state: Literal["succeeded", "failed", "cancelled"]
+    outcome: Outcome
+    failure: Failure | None
+
+
 def _nobody(job_id: UUID) -> None:
     """Nobody is told."""
 
 
 class Leases:
-    """Jobs as one dispatcher holds them. Every call is one round trip; a late fence changes nothing.
+    """Jobs as one dispatcher holds them. Every call is one round trip, or shares one; a late fence changes nothing.
 
     `tell` is called with the id of each job that has a new event.
     """
@@ -77,6 +89,7 @@ class Leases:
     def __init__(self, database: Database, tell: Callable[[UUID], None] = _nobody) -> None:
         self._database = database
         self._tell = tell
+        self._settlements: Batches[_Settlement, Ended] = Batches(self._settle, most=_SETTLED_MOST, under_way=1)
 
     async def open_session(self, name: str) -> int:
         """A new session; it lives as long as it beats."""
@@ -204,13 +217,23 @@ class Leases:
     ) -> Ended:
         """End the job and its hold in one transaction; returns the true state, `stale` when the fence is late.
 
+        Settlements that come while others are under way share the next transaction.
+
         Raises:
             ValueError: a failed job without its failure, or a failure of a job that did not fail.
         """
         if (state == "failed") != (failure is not None):
             raise ValueError("a job that failed, and no other, has a failure")
-        fault = failure.as_json() if failure else None
-        ended: Ended = await self._write("SELECT settle($1, $2, $3, $4, $5)", lease, state, outcome.as_json(), fault)
+        try:
+            ended = await self._settlements.get(_Settlement(lease, state, outcome, failure))
+        except UNAVAILABLE:
+            raise
+        except asyncpg.PostgresError:
+            # Alone, so that the fault, or a row that somebody keeps locked, is nobody else's.
+            fault = failure.as_json() if failure else None
+            ended = await self._write("SELECT settle($1, $2, $3, $4, $5)", lease, state, outcome.as_json(), fault)
+        assert ended is not None
+        self._tell(lease.job_id)
         return ended
 
     async def count_ended(self, lease: Lease, outcomes: Iterable[str]) -> int:
@@ -222,6 +245,17 @@ class Leases:
             list(outcomes),
         )
         return count
+
+    async def _settle(self, given: Sequence[_Settlement]) -> dict[_Settlement, Ended]:
+        ends = await self._database.fetch_value(
+            "SELECT settle_all($1, $2, $3, $4, $5)",
+            [each.lease.job_id for each in given],
+            [each.lease.fence for each in given],
+            [each.state for each in given],
+            [each.outcome.as_json() for each in given],
+            [each.failure.as_json() if each.failure else None for each in given],
+        )
+        return dict(zip(given, ends, strict=True))
 
     async def stop_requested(self, session: int) -> list[tuple[UUID, int]]:
         """The session's running jobs that were asked to stop, each with its fence."""

@@ -309,6 +309,26 @@ BEGIN
   RETURN v_state;
 END $$;
 
+-- Settle several jobs in one transaction; returns what `settle` says of each. The lock order is in queue.sql. When a row is
+-- locked for long, or one job cannot be written, nothing is done and the caller settles each job by itself.
+CREATE OR REPLACE FUNCTION settle_all(p_jobs uuid[], p_fences int[], p_states text[], p_results jsonb[], p_failures jsonb[])
+RETURNS text[] LANGUAGE plpgsql SET lock_timeout = '1s' AS $$
+DECLARE
+  v_accounts uuid[];
+  v_ends text[];
+BEGIN
+  WITH held AS (
+    SELECT account_id FROM queue WHERE job_id = ANY (p_jobs) ORDER BY job_id FOR UPDATE
+  )
+  SELECT array_agg(DISTINCT account_id) INTO v_accounts FROM held;
+  PERFORM FROM flow WHERE account_id = ANY (v_accounts) ORDER BY account_id, pool FOR UPDATE;
+  PERFORM FROM wallet WHERE account_id = ANY (v_accounts) ORDER BY account_id FOR UPDATE;
+  FOR i IN 1 .. cardinality(p_jobs) LOOP
+    v_ends[i] := settle(p_jobs[i], p_fences[i], p_states[i], p_results[i], p_failures[i]);
+  END LOOP;
+  RETURN v_ends;
+END $$;
+
 -- A cancel: a waiting job ends at once, a running one is asked to stop. Returns the job's state, NULL if not there. A caller
 -- who cancels more than `p_most` running jobs within a day may submit nothing for `p_pause`; NULL: it is not the caller's.
 CREATE OR REPLACE FUNCTION cancel(p_account uuid, p_job uuid, p_request_id text, p_most int, p_pause interval)

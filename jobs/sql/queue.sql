@@ -4,8 +4,9 @@
 -- many as its concurrency, are tagged `ready`; the others are `parked` and follow one by one. Whatever becomes ready has a
 -- tag at or above the clock as it was then, which is what a claim's floor relies on.
 --
--- Lock order, everywhere: session, pool, queue, job, flow (several by pool), hold, wallet. Whoever holds a flow takes rows of
--- the queue only with SKIP LOCKED. One transaction ends at most one job.
+-- Lock order, everywhere: session, pool, queue, job, flow (several by account and pool), hold, wallet. Whoever holds a flow
+-- takes rows of the queue only with SKIP LOCKED. A transaction ends one job; or several of which it has locked first the rows
+-- of the queue, then all flows and then the wallets of their accounts, each in the order of its keys (settle_all).
 
 -- A job of that turn has just got the last of its account's tags in this pool: when others that wait come later in turn, give
 -- the tags to the waiting jobs in the order of their turns.

@@ -46,6 +46,9 @@ def test_every_benchmark_goes_by_the_name_it_is_asked_for() -> None:
         "claim_at_depth",
         "hold_race",
         "event_streams",
+        "large_body",
+        "image_decode",
+        "validation",
     ]
 
 

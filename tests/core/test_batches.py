@@ -60,6 +60,15 @@ async def test_those_that_come_meanwhile_share_the_next(table: Table) -> None:
     assert table.asked == [["one"], ["one"], ["four", "one", "two"]]
 
 
+async def test_only_so_many_are_under_way_as_were_allowed(table: Table) -> None:
+    table.batches = Batches(table.look_up, under_way=1)
+    tasks = [*await table.begin("one"), *await table.begin("two"), *await table.begin("three")]
+    assert table.asked == [["one"]]
+    table.answer.set()
+    assert await asyncio.gather(*tasks) == [1, 2, 3]
+    assert table.asked == [["one"], ["three", "two"]]
+
+
 async def test_a_look_up_takes_64_keys_at_most(table: Table) -> None:
     first = await busy(table)
     later = await table.begin(*(f"word-{number:03}" for number in range(150)))

@@ -10,7 +10,7 @@ from uuid import UUID
 import pytest
 
 from core.errors import InsufficientBalance, QueueFull
-from jobs.leases import Outcome, SessionEnded
+from jobs.leases import Leases, Outcome, SessionEnded
 from jobs.models import Lease
 from tests.jobs.invariants import broken
 from tests.jobs.world import DONE, FAILURE, World
@@ -63,26 +63,27 @@ class Storm:
             await asyncio.sleep(0.1)
 
     async def dispatcher(self, name: str) -> None:
+        leases = Leases(self.world.database)
         while self.goes_on:
-            session = await self.world.leases.open_session(name)
+            session = await leases.open_session(name)
             try:
                 while self.goes_on:
-                    await self.turn(session)
+                    await self.turn(leases, session)
             except SessionEnded:
                 self.ends.append("session ended")
 
-    async def turn(self, session: int) -> None:
+    async def turn(self, leases: Leases, session: int) -> None:
         choose, world = self.random, self.world
-        await world.leases.beat(session)
-        leases = [lease for pool in ("gpu", "cpu") for lease in await world.claim(4, pool, session)]
+        await leases.beat(session)
+        claimed = [lease for pool in ("gpu", "cpu") for lease in await leases.claim(pool, 4, session)]
         if choose.random() < 0.03:
             await world.kill(session)
-        self.ends += await asyncio.gather(*(self.work(lease) for lease in leases))
-        if not leases:
+        self.ends += await asyncio.gather(*(self.work(leases, lease) for lease in claimed))
+        if not claimed:
             await asyncio.sleep(0.01)
 
-    async def work(self, lease: Lease) -> str:
-        choose, leases = self.random, self.world.leases
+    async def work(self, leases: Leases, lease: Lease) -> str:
+        choose = self.random
         await leases.stage_begin(lease, "model")
         await leases.progress(lease, choose.random())
         await leases.stage_end(lease, "model", 0.1)
@@ -97,15 +98,48 @@ class Storm:
                 return await leases.hand_back(lease, "handed_back", counts=False)
             case "late":
                 await leases.hand_back(lease, "handed_back", counts=False)
-                return await self.finish(lease)
+                return await self.finish(leases, lease)
             case _:
-                return await self.finish(lease)
+                return await self.finish(leases, lease)
 
-    async def finish(self, lease: Lease) -> str:
+    async def finish(self, leases: Leases, lease: Lease) -> str:
         chain = await self.world.database.fetch_value("SELECT cardinality(pools) FROM job WHERE id = $1", lease.job_id)
         if lease.segment + 1 < chain:
-            return await self.world.leases.segment_end(lease, {"segment": lease.segment})
-        return await self.world.leases.settle(lease, "succeeded", DONE)
+            return await leases.segment_end(lease, {"segment": lease.segment})
+        return await leases.settle(lease, "succeeded", DONE)
+
+
+async def test_dispatchers_that_settle_many_jobs_of_the_same_accounts_never_wait_for_each_other(world: World) -> None:
+    await world.slots(gpu=400)
+    accounts = [await world.account(concurrency=7) for _ in range(5)]
+    for account in accounts:
+        await world.submit_many(account, 80)
+    before = await deadlocks(world)
+    ends: list[str] = []
+    urgent: list[UUID] = []
+
+    async def dispatcher() -> None:
+        leases = Leases(world.database)
+        session = await leases.open_session("one of many")
+        while claimed := await leases.claim("gpu", 12, session):
+            random.shuffle(claimed)
+            ends.extend(await asyncio.gather(*(leases.settle(lease, "succeeded", DONE) for lease in claimed)))
+
+    async def user(account: UUID) -> None:
+        for _ in range(10):
+            job = await world.submit(account, priority="interactive")
+            await world.jobs.cancel(account, job.id)
+            urgent.append(job.id)
+
+    await asyncio.gather(*(dispatcher() for _ in range(6)), *(user(account) for account in accounts))
+    await world.leases.sweep()
+    await dispatcher()
+    assert await deadlocks(world) == before
+    assert await broken(world.database) == []
+    assert set(ends) <= {"succeeded", "cancelled"}
+    assert len(urgent) == 50
+    assert await world.counts("queue", "job WHERE state = 'succeeded'") == [0, ends.count("succeeded")]
+    assert await world.counts("job WHERE finished_at IS NOT NULL") == [450]
 
 
 async def deadlocks(world: World) -> int:
@@ -145,7 +179,7 @@ async def test_a_storm_loses_nothing(world: World, seed: int) -> None:
     chains = Storm(world, accounts, seed)
     while leases := [lease for pool in ("gpu", "cpu") for lease in await world.claim(32, pool, last)]:
         for lease in leases:
-            await chains.finish(lease)
+            await chains.finish(world.leases, lease)
     assert await world.counts("queue") == [0]
     assert await world.counts("job WHERE finished_at IS NULL", "hold WHERE state = 'held'") == [0, 0]
     assert await world.database.fetch_value("SELECT sum(held) FROM wallet") == 0
