@@ -192,7 +192,7 @@ class Dispatcher:
                 await asyncio.sleep(BEAT_SECONDS)
             while not connection.is_closed():
                 await pools.set_slots(self._database, await self._slots())
-                await self._leases.sweep()
+                await self._leases.sweep(most_running=self._settings.running_cancels_a_day)
                 await asyncio.sleep(BEAT_SECONDS)
         finally:
             connection.terminate()

@@ -82,7 +82,8 @@ class Settings(BaseSettings):
     )
     prefer_wait_seconds: Annotated[int, Field(ge=0)] = Field(60, description="Longest Prefer: wait of a submit.")
     running_cancels_a_day: Annotated[int, Field(ge=0)] = Field(
-        20, description="Cancels of running jobs; more of them pause an account's submits for ten minutes."
+        20,
+        description="Running jobs that an account may cancel, deadlines included; more pause its submits for ten minutes.",
     )
     writes_per_minute: Annotated[int, Field(ge=0)] = Field(120, description="Of each key; 0: no limit.")
     reads_per_minute: Annotated[int, Field(ge=0)] = Field(1200, description="Of each key; 0: no limit.")

@@ -17,6 +17,7 @@ from core.clock import rfc3339
 from core.database import Database
 from jobs import pools
 from jobs.models import Failure, Lease
+from jobs.store import CANCEL_PAUSE
 
 SESSION_EXPIRY_SECONDS = 6.0
 """A dispatcher that cannot beat for this long stops its jobs: others may have them by then (SQL `session_expiry`)."""
@@ -228,14 +229,20 @@ class Leases:
         """Fail every job that was not started in time, one transaction each; returns how many."""
         return await self._one_by_one("SELECT start_timeout()")
 
-    async def cancel_due(self) -> int:
-        """Cancel every job whose own deadline (`cancelAfterSeconds`) is over, one transaction each; returns how many."""
-        return await self._one_by_one("SELECT cancel_due()")
+    async def cancel_due(self, *, most_running: int) -> int:
+        """Cancel every job whose own deadline (`cancelAfterSeconds`) is over, one transaction each; returns how many.
 
-    async def sweep(self) -> None:
-        """What one dispatcher does for all each second: end late jobs, promote parked ones, say where each line begins."""
+        A deadline that ends a running job counts as its caller's cancel: more than `most_running` a day pause submits.
+        """
+        return await self._one_by_one("SELECT cancel_due($1, $2)", most_running, CANCEL_PAUSE)
+
+    async def sweep(self, *, most_running: int) -> None:
+        """What one dispatcher does for all each second: end late jobs, promote parked ones, say where each line begins.
+
+        `most_running` is how many running jobs an account may cancel a day.
+        """
         await self.time_out_starts()
-        await self.cancel_due()
+        await self.cancel_due(most_running=most_running)
         await self._database.execute("SELECT flow_catch_up()")
         for pool in await pools.names(self._database):
             await self._database.execute("SELECT queue_floor($1)", pool)

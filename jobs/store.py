@@ -167,7 +167,8 @@ class Jobs:
     ) -> Job:
         """End a waiting job, ask a running one to stop; a second or late cancel changes nothing. Returns the true state.
 
-        An account that cancels more than `most_running` running jobs within a day may submit none for ten minutes.
+        An account that cancels more than `most_running` running jobs within a day (deadlines count too) may submit none
+        for ten minutes.
 
         Raises:
             NotFound: there is none, or it belongs to another account.

@@ -304,7 +304,7 @@ BEGIN
 END $$;
 
 -- A cancel: a waiting job ends at once, a running one is asked to stop. Returns the job's state, NULL if not there. A caller
--- who cancels more than `p_most` running jobs within a day may submit nothing for `p_pause`; NULL: it is not the caller's.
+-- who cancels more than `p_most` running jobs within a day, deadlines included, may submit nothing for `p_pause`; NULL: no limit.
 CREATE OR REPLACE FUNCTION cancel(p_account uuid, p_job uuid, p_request_id text, p_most int, p_pause interval)
 RETURNS text LANGUAGE plpgsql AS $$
 DECLARE
@@ -336,15 +336,16 @@ BEGIN
   RETURN 'running';
 END $$;
 
--- Cancel one job whose `cancel_by` is over; NULL when there is none. One job per call, as for every sweep that ends jobs.
-CREATE OR REPLACE FUNCTION cancel_due() RETURNS uuid LANGUAGE plpgsql AS $$
+-- Cancel one job whose `cancel_by` is over, as its caller would; NULL when there is none. One job per call, as for every sweep
+-- that ends jobs.
+CREATE OR REPLACE FUNCTION cancel_due(p_most int, p_pause interval) RETURNS uuid LANGUAGE plpgsql AS $$
 DECLARE
   v_due record;
 BEGIN
   SELECT id, account_id INTO v_due FROM job
     WHERE cancel_by < clock_timestamp() AND finished_at IS NULL AND cancel_requested_at IS NULL ORDER BY cancel_by LIMIT 1;
   IF FOUND THEN
-    PERFORM cancel(v_due.account_id, v_due.id, NULL, NULL, NULL);
+    PERFORM cancel(v_due.account_id, v_due.id, NULL, p_most, p_pause);
   END IF;
   RETURN v_due.id;
 END $$;

@@ -59,7 +59,7 @@ class Storm:
 
     async def sweeper(self) -> None:
         while self.goes_on:
-            await self.world.leases.sweep()
+            await self.world.leases.sweep(most_running=20)
             await asyncio.sleep(0.1)
 
     async def dispatcher(self, name: str) -> None:
@@ -139,7 +139,7 @@ async def test_a_storm_loses_nothing(world: World, seed: int) -> None:
     await world.database.execute("UPDATE session SET ended_at = now() WHERE ended_at IS NULL")
     last = await world.leases.open_session("last")
     await world.leases.beat(last)
-    await world.leases.sweep()
+    await world.leases.sweep(most_running=20)
     assert await broken(world.database) == []
 
     chains = Storm(world, accounts, seed)
