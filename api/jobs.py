@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from http import HTTPStatus
 from typing import Annotated
 from uuid import UUID
@@ -143,9 +144,16 @@ async def _admit(call: Call[JobBody, OfferQuery]) -> Accepted:
         cancel_after_seconds=body.cancel_after_seconds,
         webhook_url=body.webhook_url,
         inputs=tuple(file.sha256 for file in made.files),
-        inputs_kept_at=await services.inputs.keep(made.files),
     )
     try:
+        if made.files:
+            if call.idempotency_key is not None:
+                earlier = await services.jobs.replayed(call.account_id, call.idempotency_key, call.fingerprint)
+                if earlier is not None:
+                    return earlier
+            sizes = [len(file.content) for file in made.files]
+            await services.jobs.admit(submission, sizes, most_bytes=services.settings.inline_bytes_a_day)
+            submission = replace(submission, inputs_kept_at=await services.inputs.keep(made.files))
         accepted = await services.jobs.submit(submission)
     except InsufficientBalance as error:
         error.details["topUpUrl"] = f"{services.base_url}/dashboard"

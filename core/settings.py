@@ -71,6 +71,9 @@ class Settings(BaseSettings):
     uploads_bytes_most: Annotated[int, Field(ge=1)] = Field(
         5_000_000_000, description="Bytes that these may have in all."
     )
+    inline_bytes_a_day: Annotated[int, Field(ge=0)] = Field(
+        5_000_000_000, description="Bytes of files that an account may send inside requests within 24 hours."
+    )
     provenance: bool = Field(True, description="Write into every output which recipe made it (docs/provenance.md).")
     quote_minutes: Annotated[float, Field(gt=0)] = Field(15, description="Life of a quoteToken.")
     start_timeout_seconds: Annotated[int, Field(ge=1)] = Field(

@@ -108,6 +108,30 @@ class Jobs:
             return await self._replay(submission.account_id, row["job_id"])
         return Accepted(_fresh(submission, new, billing, row["created_at"]), row["balance_after"], replayed=False)
 
+    async def admit(self, submission: Submission, sizes: Sequence[int], *, most_bytes: int) -> None:
+        """Before anything of a submit is stored: refuse what `submit` would refuse, and count what its inputs bring.
+
+        `sizes` are the bytes of each of its `inputs`; those not yet stored count for a day, at most `most_bytes` in all.
+
+        Raises:
+            InsufficientBalance, QueueFull, TaskUnavailable: as `submit`.
+            RateLimited: the account's submits are paused, or it sent too many bytes inside requests.
+        """
+        try:
+            await self._database.execute(
+                "SELECT inputs_admit($1, $2, $3, $4, $5, $6)",
+                submission.account_id,
+                submission.quote.amount_micros,
+                list(submission.pools),
+                list(submission.inputs),
+                list(sizes),
+                most_bytes,
+            )
+        except asyncpg.PostgresError as error:
+            if error.sqlstate == "KT431":
+                raise _too_many_bytes(error, sum(sizes), most_bytes) from None
+            raise _translated(error, submission) from None
+
     async def replayed(self, account_id: UUID, idempotency_key: str, fingerprint: bytes) -> Accepted | None:
         """The job of an earlier submit with this key, so that a retry needs neither a live quote nor the money again.
 
@@ -210,6 +234,15 @@ def _fresh(submission: Submission, job_id: UUID, billing: dict[str, Any], create
         outputs_deleted_at=None,
         failure=None,
         upstream=None,
+    )
+
+
+def _too_many_bytes(error: Any, size: int, most: int) -> RateLimited:
+    before, seconds = error.detail.split()
+    return RateLimited(
+        f"This account sent {before} bytes of files inside requests within 24 hours; with the {size} of this one it would"
+        f" be more than {most}. Open an upload (POST /media/uploads) or send a URL instead, or wait.",
+        headers={"Retry-After": seconds},
     )
 
 

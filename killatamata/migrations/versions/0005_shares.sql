@@ -1,3 +1,11 @@
 -- Nobody takes more than a share: of running jobs, of what is stored for nothing, of what tells others of their jobs.
 
 DROP FUNCTION IF EXISTS cancel_due;
+
+-- Bytes of files inside requests that an account had stored anew, by the hour; hours more than a day old go with the next one.
+CREATE TABLE inline_bytes (
+  account_id uuid NOT NULL REFERENCES account,
+  hour timestamptz NOT NULL,
+  bytes bigint NOT NULL CHECK (bytes >= 0),
+  PRIMARY KEY (account_id, hour)
+) WITH (fillfactor = 70);
