@@ -11,6 +11,7 @@ from tests.webhooks.scene import CARRIER, Scene
 from webhooks.store import MOST_LISTED
 
 URL = "https://example.com/hook"
+ENDED = "UPDATE delivery SET state = 'failed', ended_at = clock_timestamp() WHERE job_id = $1 AND ended_at IS NULL"
 
 
 async def test_a_secret_is_made_once_however_many_ask(scene: Scene) -> None:
@@ -60,6 +61,9 @@ async def test_who_may_redeliver_what(scene: Scene) -> None:
     waiting = await scene.world.submit(account, webhook_url=URL)
     webhooks = scene.services.webhooks
     async with scene.database.transaction() as connection:
+        with pytest.raises(WrongState, match="still pending"):
+            await webhooks.redeliver(connection, account, job.id)
+        await connection.execute(ENDED, job.id)
         made = await webhooks.redeliver(connection, account, job.id)
         assert (made.type, made.url, made.state) == ("job.succeeded", URL, "pending")
         for who, job_id in ((other, job.id), (account, silent.id), (account, uuid7())):
@@ -73,12 +77,30 @@ async def test_who_may_redeliver_what(scene: Scene) -> None:
     assert await webhooks.deliveries(account, silent.id) == []
 
 
+async def test_redeliveries_at_once_leave_one_pending(scene: Scene) -> None:
+    account = await scene.world.account()
+    job = await scene.succeeded(account, URL)
+    await scene.database.execute(ENDED, job.id)
+
+    async def redeliver() -> bool:
+        async with scene.database.transaction() as connection:
+            try:
+                await scene.services.webhooks.redeliver(connection, account, job.id)
+            except WrongState:
+                return False
+            return True
+
+    assert sum(await asyncio.gather(*(redeliver() for _ in range(6)))) == 1
+    assert len(await scene.services.webhooks.deliveries(account, job.id)) == 2
+
+
 async def test_the_list_is_newest_first_and_has_an_end(scene: Scene) -> None:
     account = await scene.world.account()
     job = await scene.succeeded(account, URL)
     made = []
     for _ in range(MOST_LISTED + 5):
         async with scene.database.transaction() as connection:
+            await connection.execute(ENDED, job.id)
             made.append((await scene.services.webhooks.redeliver(connection, account, job.id)).id)
     listed = await scene.services.webhooks.deliveries(account, job.id)
     assert [each.id for each in listed] == made[:-101:-1]
