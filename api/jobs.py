@@ -14,7 +14,7 @@ from starlette.responses import Response
 from api import waiting
 from api.call import Call
 from api.cursors import MAX_CHARACTERS
-from api.idempotency import REPLAYED
+from api.idempotency import REPLAYED, kept
 from api.job_ids import job_id
 from api.models import Answer, Query
 from api.offers import JobBody, OfferQuery, forms, offer
@@ -185,8 +185,11 @@ async def get_jobs(call: Call[None, JobsQuery]) -> Response:
         raise refusal([FieldProblem(to_camel(name), f"{problem}: leave it out") for name in sorted(alien)])
     if query.job_id is None:
         return await _page(call)
-    job = await call.services.jobs.get(call.account_id, job_id(query.job_id), details=query.include_details)
-    return await _answer(call, job, details=query.include_details)
+    services, details = call.services, query.include_details
+    job = await services.jobs.get(call.account_id, job_id(query.job_id), details=details)
+    position = (await services.queues.snapshot()).positions.get(job.id) if job.state == "queued" else None
+    answer = job_answer(services, job, details=details, instant=now(), queue_position=position)
+    return answer.response(headers=_poll_again(job))
 
 
 async def _page(call: Call[None, JobsQuery]) -> Response:
@@ -210,19 +213,29 @@ async def _page(call: Call[None, JobsQuery]) -> Response:
     ).response()
 
 
-@operation("DELETE", PATH, tag="media", answer=JobAnswer, query=JobQuery, errors=(NotFound,))
+@operation(
+    "DELETE",
+    PATH,
+    tag="media",
+    answer=JobAnswer,
+    query=JobQuery,
+    errors=(NotFound, IdempotencyConflict, IdempotencyInProgress),
+)
 async def cancel_job(call: Call[None, JobQuery]) -> Response:
     """Cancel a job: a queued one at once, a running one within a model step. A late cancel changes nothing."""
-    most_running = call.services.settings.running_cancels_a_day
-    wanted = job_id(call.query.job_id)
-    job = await call.services.jobs.cancel(call.account_id, wanted, call.request_id, most_running=most_running)
-    call.services.wakeup.tell(job.id)
-    return await _answer(call, job, details=False)
+    services, wanted, headers = call.services, job_id(call.query.job_id), {}
+
+    async def cancel() -> JobAnswer:
+        most_running = services.settings.running_cancels_a_day
+        job = await services.jobs.cancel(call.account_id, wanted, call.request_id, most_running=most_running)
+        services.wakeup.tell(job.id)
+        headers.update(_poll_again(job))
+        return job_answer(services, job, details=False, instant=now())
+
+    answer = await kept(call, HTTPStatus.OK, cancel)
+    answer.headers.update(headers)
+    return answer
 
 
-async def _answer(call: Call[None, JobsQuery] | Call[None, JobQuery], job: Job, *, details: bool) -> Response:
-    waits = job.state == "queued"
-    position = (await call.services.queues.snapshot()).positions.get(job.id) if waits else None
-    headers = {"Retry-After": str(POLL_SECONDS)} if live(job) else {}
-    answer = job_answer(call.services, job, details=details, instant=now(), queue_position=position)
-    return answer.response(headers=headers)
+def _poll_again(job: Job) -> dict[str, str]:
+    return {"Retry-After": str(POLL_SECONDS)} if live(job) else {}
