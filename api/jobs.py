@@ -105,7 +105,11 @@ class JobOrJobs(RootModel[JobAnswer | JobsAnswer]):
 )
 @counted
 async def submit_job(call: Call[JobBody, OfferQuery]) -> Response:
-    """Submit a job. Its price is held now, captured by success, and released by any other end."""
+    """Submit a job. Its price is held now, captured by success, and released by any other end.
+
+    A replay gives the first 202 again, whatever became of the job since; its estimate and the token of its eventsUrl are
+    new. `Prefer: wait` asks for the job's end, so each replay with it honours it anew: 200 with the finished job, or 202.
+    """
     seconds = waiting.wished(call.request.headers, call.services.settings.prefer_wait_seconds)
     accepted = await _admit(call)
     # The caller may wait for its job, and its media need not wait with it.
@@ -166,10 +170,12 @@ async def _answered(call: Call[JobBody, OfferQuery], accepted: Accepted, seconds
     count_accepted(accepted)
     services, job = call.services, accepted.job
     headers = REPLAYED if accepted.replayed else {}
-    if seconds is not None and await waiting.has_ended(call.request, services.hub, job, seconds):
-        ended = await services.jobs.get(call.account_id, job.id)
-        headers = headers | waiting.applied(seconds)
-        return job_answer(services, ended, details=False, instant=now()).response(headers=headers)
+    if seconds is not None:
+        current = await services.jobs.get(call.account_id, job.id) if accepted.replayed else job
+        if await waiting.has_ended(call.request, services.hub, current, seconds):
+            ended = await services.jobs.get(call.account_id, job.id)
+            headers = headers | waiting.applied(seconds)
+            return job_answer(services, ended, details=False, instant=now()).response(headers=headers)
     duration = await services.estimates.estimate(TASKS[job.task], job.effective_input)
     answer = accepted_answer(services, accepted, duration, call.known_caller)
     return answer.response(HTTPStatus.ACCEPTED, headers | {"Location": job_url(services, job.id)})

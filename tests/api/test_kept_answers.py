@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from jobs.leases import Leases, Outcome
+from jobs.models import Failure
 from tests.serving import FOX, Served, serving
 
 JOBS, OUTPUTS, QUOTES = "/api/v1/media/jobs", "/api/v1/media/outputs", "/api/v1/media/quotes"
@@ -94,3 +95,26 @@ async def test_an_expired_record_gives_way_to_a_new_quote(served: Served) -> Non
     assert later.json()["quoteToken"] != first.json()["quoteToken"]
     again = await served.client.post(QUOTES, json={**DRAWN, "priority": "batch"}, headers=KEY)
     assert again.json() == later.json()
+
+
+@pytest.mark.parametrize("end", ["succeeded", "failed", "cancelled", "running"])
+async def test_a_submit_is_answered_again_as_it_was(served: Served, end: Any) -> None:
+    asked = {"task": "image.generate", "input": {"prompt": "a fox", "width": 1000, "height": 512}}
+    first = await served.client.post(JOBS, json=asked, headers=KEY)
+    lease = await served.claim()
+    await served.submit()
+    if end != "running":
+        outcome = Outcome(adjustments=({"field": "prompt", "from": 9, "to": 8, "reason": "long", "at": "run"},))
+        leases = Leases(served.services.database)
+        if end == "cancelled":
+            await served.services.jobs.cancel(served.account, lease.job_id)
+        failure = Failure("fetch_failed", "No answer.", retryable=False) if end == "failed" else None
+        assert await leases.settle(lease, end, outcome, failure) == end
+    again = await served.client.post(JOBS, json=asked, headers=KEY)
+    assert (first.status_code, again.status_code, again.headers["Idempotency-Replayed"]) == (202, 202, "true")
+    assert again.headers["Location"] == first.headers["Location"]
+    anew = {"durationEstimate": None, "eventsUrl": None}
+    assert {**again.json(), **anew} == {**first.json(), **anew}
+    assert [change["field"] for change in again.json()["inputAdjustments"]] == ["width"]
+    waited = await served.client.post(JOBS, json=asked, headers={**KEY, "Prefer": "wait=0"})
+    assert (waited.status_code, waited.json()["status"]) == ((202, "queued") if end == "running" else (200, end))
