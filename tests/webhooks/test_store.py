@@ -7,6 +7,7 @@ import pytest
 
 from core.errors import NotFound, WrongState
 from core.ids import uuid7
+from jobs.statistics import _DELIVERIES
 from tests.webhooks.scene import CARRIER, Scene
 from webhooks.store import MOST_LISTED
 
@@ -125,3 +126,18 @@ async def test_old_deliveries_go_with_their_tries_and_pending_ones_stay(scene: S
     assert {row["job_id"] for row in left} == {job.id for job in jobs[5:]}
     assert {(row["number"], row["carrier"]) for row in left} == {(1, CARRIER)}
     assert await scene.services.webhooks.remove_old(30, batch=2) == 0
+
+
+async def test_pending_deliveries_are_counted_without_reading_those_that_ended(scene: Scene) -> None:
+    account = await scene.world.account()
+    job = await scene.succeeded(account, URL)
+    await scene.database.execute(
+        "INSERT INTO delivery (id, job_id, account_id, type, url, state, ended_at)"
+        " SELECT gen_random_uuid(), $1, $2, 't', 'u', 'failed', clock_timestamp() FROM generate_series(1, 3000)",
+        job.id,
+        account,
+    )
+    await scene.database.execute("ANALYZE delivery")
+    plan = await scene.database.fetch(f"EXPLAIN {_DELIVERIES}")
+    text = "\n".join(row[0] for row in plan)
+    assert "delivery_pending" in text, text

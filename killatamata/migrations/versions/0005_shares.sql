@@ -9,3 +9,6 @@ CREATE TABLE inline_bytes (
   bytes bigint NOT NULL CHECK (bytes >= 0),
   PRIMARY KEY (account_id, hour)
 ) WITH (fillfactor = 70);
+
+CREATE INDEX upload_by_account ON upload (account_id, expires_at);
+CREATE INDEX delivery_pending ON delivery (created_at) WHERE state = 'pending';
