@@ -12,3 +12,11 @@ CREATE TABLE inline_bytes (
 
 CREATE INDEX upload_by_account ON upload (account_id, expires_at);
 CREATE INDEX delivery_pending ON delivery (created_at) WHERE state = 'pending';
+
+-- `chains`: accounts whose movements do not follow from each other. Where its round is: at this account (NULL: between two
+-- rounds), behind this movement of it (0: the account is done).
+ALTER TABLE ledger_check
+  DROP CONSTRAINT ledger_check_scope_check,
+  ADD CHECK (scope IN ('touched', 'all', 'holds', 'chains')),
+  ADD account_id uuid,
+  ADD movement_id bigint NOT NULL DEFAULT 0;
