@@ -45,6 +45,26 @@ async def begin(connection: Connection, account_id: UUID, route: str, key: str, 
     return None if row is None else Replay(row["status"], row["body"])
 
 
+async def earlier(database: Database, account_id: UUID, route: str, key: str, fingerprint: bytes) -> Replay | None:
+    """The first answer under the key, when there is one by now; claims nothing and waits for nobody.
+
+    Raises:
+        IdempotencyConflict: the key was used for another body.
+    """
+    row = await database.fetch_row(
+        "SELECT status, body, fingerprint FROM idempotency WHERE account_id = $1 AND route = $2 AND key = $3"
+        " AND created_at >= clock_timestamp() - idempotency_window()",
+        account_id,
+        route,
+        key,
+    )
+    if row is None:
+        return None
+    if row["fingerprint"] != fingerprint:
+        raise IdempotencyConflict
+    return Replay(row["status"], row["body"])
+
+
 async def record(
     connection: Connection, account_id: UUID, route: str, key: str, status: int, body: dict[str, Any]
 ) -> None:

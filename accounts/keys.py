@@ -17,10 +17,13 @@ from uuid import UUID
 
 from core.batches import Batches
 from core.database import Connection, Database
-from core.errors import AmbiguousPrefix, FieldProblem, InvalidInput, NotFound
+from core.errors import AmbiguousPrefix, FieldProblem, InvalidInput, NotFound, WrongState
 
 REVOKED_CHANNEL = "key_revoked"
 """A key was revoked; the payload is its prefix."""
+
+MOST_LIVE = 100
+"""Keys of one account that work: limits count by key, and would be none without it."""
 
 _ALPHABET = "abcdefghjkmnpqrstvwxyz0123456789"
 _FORM = re.compile(r"kt_([a-z0-9]{8})_([a-z0-9]{32})")
@@ -104,7 +107,18 @@ class Keys:
         return {row["prefix"] for row in rows}
 
     async def create(self, connection: Connection, account_id: UUID, label: str) -> tuple[str, ApiKey]:
-        """A new key of the account: the full key, to be shown once, and its record."""
+        """A new key of the account: the full key, to be shown once, and its record.
+
+        Raises:
+            WrongState: the account has `MOST_LIVE` keys that work.
+        """
+        # Counted by a statement of its own, which sees what the lock had to wait for.
+        await connection.execute("SELECT FROM account WHERE id = $1 FOR NO KEY UPDATE", account_id)
+        live = await connection.fetchval(
+            "SELECT count(*) FROM api_key WHERE account_id = $1 AND revoked_at IS NULL", account_id
+        )
+        if live >= MOST_LIVE:
+            raise WrongState(f"This account has {live} keys that work, the most; revoke one first (POST /keys/revoke).")
         while True:
             prefix = _draw(8)
             key = f"kt_{prefix}_{_draw(32)}"

@@ -22,7 +22,8 @@ class Call(Generic[BodyT_co, QueryT_co]):
     """A request whose caller, query and body were checked.
 
     `route` names the operation in idempotency records (`POST /keys`). `fingerprint` is the SHA-256 of the canonical
-    body, `body_bytes` its size. Without a body, `body` is None and both are empty. `guest` has the room for the body.
+    body, `body_bytes` its size. Without a body, `body` is None, and the fingerprint is that of the query. `guest` has the
+    room for the body.
     """
 
     request: Request

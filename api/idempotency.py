@@ -60,8 +60,34 @@ async def once(
         scope = (connection, call.account_id, call.route, call.idempotency_key)
         replay = await idempotency.begin(*scope, call.fingerprint)
         if replay is not None:
-            IDEMPOTENT_REPLAYS.labels(call.route).inc()
-            return JSONResponse(replay.body, replay.status, REPLAYED)
+            return _replayed(call, replay)
         answer = await write(connection)
         await idempotency.record(*scope, status, answer.as_json() | dict.fromkeys(secrets))
     return answer.response(status)
+
+
+async def kept(call: Call[Any, Any], status: int, work: Callable[[], Awaitable[Answer]]) -> Response:
+    """As `once`, for `work` that needs no transaction of ours because doing it again does no harm: twins may both do it.
+
+    Raises:
+        IdempotencyConflict: the key was used for another body.
+        IdempotencyInProgress: a twin is still at work.
+    """
+    services, key = call.services, call.idempotency_key
+    if key is not None:
+        earlier = await idempotency.earlier(services.database, call.account_id, call.route, key, call.fingerprint)
+        if earlier is not None:
+            return _replayed(call, earlier)
+    answer = await work()
+    if key is None:
+        return answer.response(status)
+
+    async def write(_: Connection) -> Answer:
+        return answer
+
+    return await once(call, status, write)
+
+
+def _replayed(call: Call[Any, Any], replay: idempotency.Replay) -> Response:
+    IDEMPOTENT_REPLAYS.labels(call.route).inc()
+    return JSONResponse(replay.body, replay.status, REPLAYED)

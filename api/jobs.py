@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from http import HTTPStatus
 from typing import Annotated
 from uuid import UUID
@@ -13,7 +14,7 @@ from starlette.responses import Response
 from api import waiting
 from api.call import Call
 from api.cursors import MAX_CHARACTERS
-from api.idempotency import REPLAYED
+from api.idempotency import REPLAYED, kept
 from api.job_ids import job_id
 from api.models import Answer, Query
 from api.offers import JobBody, OfferQuery, forms, offer
@@ -104,7 +105,11 @@ class JobOrJobs(RootModel[JobAnswer | JobsAnswer]):
 )
 @counted
 async def submit_job(call: Call[JobBody, OfferQuery]) -> Response:
-    """Submit a job. Its price is held now, captured by success, and released by any other end."""
+    """Submit a job. Its price is held now, captured by success, and released by any other end.
+
+    A replay gives the first 202 again, whatever became of the job since; its estimate and the token of its eventsUrl are
+    new. `Prefer: wait` asks for the job's end, so each replay with it honours it anew: 200 with the finished job, or 202.
+    """
     seconds = waiting.wished(call.request.headers, call.services.settings.prefer_wait_seconds)
     accepted = await _admit(call)
     # The caller may wait for its job, and its media need not wait with it.
@@ -143,9 +148,16 @@ async def _admit(call: Call[JobBody, OfferQuery]) -> Accepted:
         cancel_after_seconds=body.cancel_after_seconds,
         webhook_url=body.webhook_url,
         inputs=tuple(file.sha256 for file in made.files),
-        inputs_kept_at=await services.inputs.keep(made.files),
     )
     try:
+        if made.files:
+            if call.idempotency_key is not None:
+                earlier = await services.jobs.replayed(call.account_id, call.idempotency_key, call.fingerprint)
+                if earlier is not None:
+                    return earlier
+            sizes = [len(file.content) for file in made.files]
+            await services.jobs.admit(submission, sizes, most_bytes=services.settings.inline_bytes_a_day)
+            submission = replace(submission, inputs_kept_at=await services.inputs.keep(made.files))
         accepted = await services.jobs.submit(submission)
     except InsufficientBalance as error:
         error.details["topUpUrl"] = f"{services.base_url}/dashboard"
@@ -158,10 +170,12 @@ async def _answered(call: Call[JobBody, OfferQuery], accepted: Accepted, seconds
     count_accepted(accepted)
     services, job = call.services, accepted.job
     headers = REPLAYED if accepted.replayed else {}
-    if seconds is not None and await waiting.has_ended(call.request, services.hub, job, seconds):
-        ended = await services.jobs.get(call.account_id, job.id)
-        headers = headers | waiting.applied(seconds)
-        return job_answer(services, ended, details=False, instant=now()).response(headers=headers)
+    if seconds is not None:
+        current = await services.jobs.get(call.account_id, job.id) if accepted.replayed else job
+        if await waiting.has_ended(call.request, services.hub, current, seconds):
+            ended = await services.jobs.get(call.account_id, job.id)
+            headers = headers | waiting.applied(seconds)
+            return job_answer(services, ended, details=False, instant=now()).response(headers=headers)
     duration = await services.estimates.estimate(TASKS[job.task], job.effective_input)
     answer = accepted_answer(services, accepted, duration, call.known_caller)
     return answer.response(HTTPStatus.ACCEPTED, headers | {"Location": job_url(services, job.id)})
@@ -177,8 +191,11 @@ async def get_jobs(call: Call[None, JobsQuery]) -> Response:
         raise refusal([FieldProblem(to_camel(name), f"{problem}: leave it out") for name in sorted(alien)])
     if query.job_id is None:
         return await _page(call)
-    job = await call.services.jobs.get(call.account_id, job_id(query.job_id), details=query.include_details)
-    return await _answer(call, job, details=query.include_details)
+    services, details = call.services, query.include_details
+    job = await services.jobs.get(call.account_id, job_id(query.job_id), details=details)
+    position = (await services.queues.snapshot()).positions.get(job.id) if job.state == "queued" else None
+    answer = job_answer(services, job, details=details, instant=now(), queue_position=position)
+    return answer.response(headers=_poll_again(job))
 
 
 async def _page(call: Call[None, JobsQuery]) -> Response:
@@ -202,19 +219,29 @@ async def _page(call: Call[None, JobsQuery]) -> Response:
     ).response()
 
 
-@operation("DELETE", PATH, tag="media", answer=JobAnswer, query=JobQuery, errors=(NotFound,))
+@operation(
+    "DELETE",
+    PATH,
+    tag="media",
+    answer=JobAnswer,
+    query=JobQuery,
+    errors=(NotFound, IdempotencyConflict, IdempotencyInProgress),
+)
 async def cancel_job(call: Call[None, JobQuery]) -> Response:
     """Cancel a job: a queued one at once, a running one within a model step. A late cancel changes nothing."""
-    most_running = call.services.settings.running_cancels_a_day
-    wanted = job_id(call.query.job_id)
-    job = await call.services.jobs.cancel(call.account_id, wanted, call.request_id, most_running=most_running)
-    call.services.wakeup.tell(job.id)
-    return await _answer(call, job, details=False)
+    services, wanted, headers = call.services, job_id(call.query.job_id), {}
+
+    async def cancel() -> JobAnswer:
+        most_running = services.settings.running_cancels_a_day
+        job = await services.jobs.cancel(call.account_id, wanted, call.request_id, most_running=most_running)
+        services.wakeup.tell(job.id)
+        headers.update(_poll_again(job))
+        return job_answer(services, job, details=False, instant=now())
+
+    answer = await kept(call, HTTPStatus.OK, cancel)
+    answer.headers.update(headers)
+    return answer
 
 
-async def _answer(call: Call[None, JobsQuery] | Call[None, JobQuery], job: Job, *, details: bool) -> Response:
-    waits = job.state == "queued"
-    position = (await call.services.queues.snapshot()).positions.get(job.id) if waits else None
-    headers = {"Retry-After": str(POLL_SECONDS)} if live(job) else {}
-    answer = job_answer(call.services, job, details=details, instant=now(), queue_position=position)
-    return answer.response(headers=headers)
+def _poll_again(job: Job) -> dict[str, str]:
+    return {"Retry-After": str(POLL_SECONDS)} if live(job) else {}

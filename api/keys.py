@@ -14,7 +14,7 @@ from api.idempotency import once
 from api.models import Answer, Instant, WriteBody
 from api.routing import BASE, NoQuery, operation
 from core.database import Connection
-from core.errors import AmbiguousPrefix, IdempotencyConflict, IdempotencyInProgress, NotFound
+from core.errors import AmbiguousPrefix, IdempotencyConflict, IdempotencyInProgress, NotFound, WrongState
 from tasks.fields import Text
 
 KEY_PREFIX = "The characters after kt_, which tell a key from the others."
@@ -84,10 +84,10 @@ async def list_keys(call: Call[None, NoQuery]) -> Response:
     answer=CreatedKeyAnswer,
     status=HTTPStatus.CREATED,
     body=CreateKeyBody,
-    errors=(IdempotencyConflict, IdempotencyInProgress),
+    errors=(WrongState, IdempotencyConflict, IdempotencyInProgress),
 )
 async def create_key(call: Call[CreateKeyBody, NoQuery]) -> Response:
-    """Make an API key. It is shown once; only its hash is kept."""
+    """Make an API key. It is shown once; only its hash is kept. An account has at most 100 that work."""
 
     async def write(connection: Connection) -> CreatedKeyAnswer:
         secret, key = await call.services.keys.create(connection, call.account_id, call.body.label)

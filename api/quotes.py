@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from http import HTTPStatus
 from typing import Any
 
 from pydantic import Field
 from starlette.responses import Response
 
 from api.call import Call
+from api.idempotency import kept
 from api.models import Answer, Instant
 from api.offers import OfferQuery, QuoteBody, forms, offer
 from api.routing import BASE, operation
 from api.views import Adjustment, DurationEstimate, Price, public_input
 from core.clock import now
-from core.errors import OverMaxCost
+from core.errors import IdempotencyConflict, IdempotencyInProgress, OverMaxCost
 
 
 class QuoteAnswer(Answer):
@@ -37,10 +39,14 @@ class QuoteAnswer(Answer):
     body=QuoteBody,
     forms=forms(QuoteBody, "Quote"),
     query=OfferQuery,
-    errors=(OverMaxCost,),
+    errors=(OverMaxCost, IdempotencyConflict, IdempotencyInProgress),
 )
 async def create_quote(call: Call[QuoteBody, OfferQuery]) -> Response:
-    """Price a request without running it. Nothing is held, and an idempotency key changes nothing."""
+    """Price a request without running it. Nothing is held; a replay gives the same token, with the same seed and end."""
+    return await kept(call, HTTPStatus.OK, lambda: _quote(call))
+
+
+async def _quote(call: Call[QuoteBody, OfferQuery]) -> QuoteAnswer:
     services, made = call.services, await offer(call)
     effective, drawn = made.prepared.effective_input, made.prepared.seed_drawn
     duration = await services.estimates.estimate(made.task, effective)
@@ -63,4 +69,4 @@ async def create_quote(call: Call[QuoteBody, OfferQuery]) -> Response:
         warnings=list(made.prepared.warnings),
         quote_token=token,
         expires_at=expires_at,
-    ).response()
+    )

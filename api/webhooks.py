@@ -148,7 +148,7 @@ async def list_deliveries(call: Call[None, DeliveriesQuery]) -> Response:
     errors=(NotFound, WrongState, *_WRITES),
 )
 async def redeliver(call: Call[RedeliverBody, NoQuery]) -> Response:
-    """Tell a job's end again: a new delivery, with an id of its own, to the same webhookUrl."""
+    """Tell a job's end again: a new delivery, with an id of its own, to the same webhookUrl. One is pending at a time."""
     job_id = _job(call.body.job_id)
 
     async def write(connection: Connection) -> DeliveryAnswer:

@@ -49,7 +49,7 @@ class _Dispatcher:
 
     async def turn(self) -> Round:
         """Time single claims, after the sweep that one dispatcher makes each second."""
-        await self.leases.sweep()
+        await self.leases.sweep(most_running=20)
         latencies = []
         for _ in range(_CLAIMS):
             before = time.perf_counter()
@@ -62,7 +62,7 @@ class _Dispatcher:
         """Claim and replace so many; one batch at a time, because two that end several jobs would wait for each other."""
         for number in range(jobs // _BATCH):
             if number % _BATCHES_PER_SWEEP == 0:
-                await self.leases.sweep()
+                await self.leases.sweep(most_running=20)
             await self._replace(await self.leases.claim(_POOL, _BATCH, self.session))
 
     async def _replace(self, claimed: list[Lease]) -> None:

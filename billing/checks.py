@@ -10,7 +10,10 @@ from uuid import UUID
 
 from core.database import Database
 
-Scope = Literal["touched", "all", "holds"]
+Scope = Literal["touched", "all", "holds", "chains"]
+
+CHAIN_STEP = 10_000
+"""Movements whose hashes one call of `check_chains` follows at most."""
 
 # OFFSET 0 keeps each wallet's check a query of its own, which reads that account's entries by index and no other's.
 _TOUCHED = """WITH last AS (
@@ -25,6 +28,13 @@ SELECT (SELECT count(*) FROM touched) AS checked, clock_timestamp() AS at,
 
 _ALL = """SELECT (SELECT count(*) FROM wallet) AS checked, clock_timestamp() AS at,
   coalesce((SELECT array_agg(account_id) FROM drift), '{}') AS wrong"""
+
+_ROUND = """INSERT INTO ledger_check (scope, at, checked, wrong) VALUES ('chains', clock_timestamp(), 0, '{}')
+ON CONFLICT (scope) DO UPDATE SET at = excluded.at RETURNING account_id, movement_id, checked, wrong"""
+
+_FOLLOW = """SELECT account_id, broken, reached, seen
+FROM (SELECT account_id FROM wallet WHERE account_id > $1 OR account_id = $1 AND $2 ORDER BY account_id LIMIT 1) AS next,
+  LATERAL chain_follow(account_id, CASE WHEN account_id = $1 THEN $3::bigint ELSE 0 END, $4)"""
 
 
 @dataclass(frozen=True)
@@ -45,6 +55,39 @@ async def check_touched(database: Database) -> Check:
 async def check_all(database: Database) -> Check:
     """Check every wallet against all its entries; the result is kept."""
     return await _kept(database, "all", _ALL)
+
+
+async def check_chains(database: Database, *, most: int = CHAIN_STEP) -> Check | None:
+    """Follow the hash chains further, account by account, by at most `most` movements; None while the round goes on.
+
+    Where it is, and what it found, is kept: a round that was cut off goes on. An account that was found broken stays
+    `wrong` until a round finds it whole.
+    """
+    async with database.transaction() as connection:
+        row = await connection.fetchrow(_ROUND)
+        account, after, checked, wrong = row["account_id"], row["movement_id"], row["checked"], set(row["wrong"])
+        if account is None:
+            account, checked = UUID(int=0), 0
+        left, ended = most, False
+        while left > 0 and not ended:
+            found = await connection.fetchrow(_FOLLOW, account, after > 0, after, left)
+            if found is None:
+                account, after, ended = None, 0, True
+                continue
+            account, after = found["account_id"], found["reached"] or 0
+            left -= max(1, found["seen"])
+            if not after:
+                checked += 1
+                (wrong.discard if found["broken"] is None else wrong.add)(account)
+        at = await connection.fetchval(
+            "UPDATE ledger_check SET account_id = $1, movement_id = $2, checked = $3, wrong = $4, at = clock_timestamp()"
+            " WHERE scope = 'chains' RETURNING at",
+            account,
+            after,
+            checked,
+            sorted(wrong),
+        )
+    return Check("chains", at, checked, sorted(wrong)) if ended else None
 
 
 async def keep(database: Database, scope: Scope, checked: int, wrong: Sequence[UUID]) -> None:

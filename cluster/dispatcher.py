@@ -195,7 +195,7 @@ class Dispatcher:
             while not await connection.fetchval("SELECT pg_try_advisory_lock($1)", _ELECTION_LOCK):
                 await asyncio.sleep(BEAT_SECONDS)
             while not connection.is_closed():
-                await self._leases.sweep()
+                await self._leases.sweep(most_running=self._settings.running_cancels_a_day)
                 await pools.set_slots(self._database, await self._slots())
                 await asyncio.sleep(BEAT_SECONDS)
         finally:

@@ -71,6 +71,9 @@ class Settings(BaseSettings):
     uploads_bytes_most: Annotated[int, Field(ge=1)] = Field(
         5_000_000_000, description="Bytes that these may have in all."
     )
+    inline_bytes_a_day: Annotated[int, Field(ge=0)] = Field(
+        5_000_000_000, description="Bytes of files that an account may send inside requests within 24 hours."
+    )
     provenance: bool = Field(True, description="Write into every output which recipe made it (docs/provenance.md).")
     quote_minutes: Annotated[float, Field(gt=0)] = Field(15, description="Life of a quoteToken.")
     start_timeout_seconds: Annotated[int, Field(ge=1)] = Field(
@@ -82,7 +85,8 @@ class Settings(BaseSettings):
     )
     prefer_wait_seconds: Annotated[int, Field(ge=0)] = Field(60, description="Longest Prefer: wait of a submit.")
     running_cancels_a_day: Annotated[int, Field(ge=0)] = Field(
-        20, description="Cancels of running jobs; more of them pause an account's submits for ten minutes."
+        20,
+        description="Running jobs that an account may cancel, deadlines included; more pause its submits for ten minutes.",
     )
     writes_per_minute: Annotated[int, Field(ge=0)] = Field(120, description="Of each key; 0: no limit.")
     reads_per_minute: Annotated[int, Field(ge=0)] = Field(1200, description="Of each key; 0: no limit.")

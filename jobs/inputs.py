@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -58,7 +59,7 @@ def take_out(prepared: Prepared, raw: object, *, strict: bool = False) -> tuple[
     """
     files: dict[bytes, InlineFile] = {}
     findings = Findings()
-    effective = _without_files(prepared.effective_input, "", raw, files, findings)
+    effective = _without_files(prepared.effective_input, "", _Places(raw), files, findings)
     if strict:
         findings.refuse_adjustments()
     if findings.problems:
@@ -67,49 +68,66 @@ def take_out(prepared: Prepared, raw: object, *, strict: bool = False) -> tuple[
     return replace(prepared, effective_input=effective, adjustments=adjustments), tuple(files.values())
 
 
-def _without_files(value: Any, path: str, raw: object, files: dict[bytes, InlineFile], findings: Findings) -> Any:
+def _without_files(value: Any, path: str, places: _Places, files: dict[bytes, InlineFile], findings: Findings) -> Any:
     # No closure: one that calls itself is a cycle, and would keep the files until the next collection.
     match value:
         case {"dataBase64": bytes(content), "mimeType": str(given)}:
-            file = _known(content, given, raw, path, findings)
+            file = _known(content, given, places, path, findings)
             files[file.sha256] = file
             return file.as_json()
         case dict():
             return {
-                name: _without_files(item, f"{path}.{name}" if path else name, raw, files, findings)
+                name: _without_files(item, f"{path}.{name}" if path else name, places, files, findings)
                 for name, item in value.items()
             }
         case list():
-            return [_without_files(item, f"{path}[{index}]", raw, files, findings) for index, item in enumerate(value)]
+            return [
+                _without_files(item, f"{path}[{index}]", places, files, findings) for index, item in enumerate(value)
+            ]
         case _:
             return value
 
 
-def _known(content: bytes, given: str, raw: object, path: str, findings: Findings) -> InlineFile:
+def _known(content: bytes, given: str, places: _Places, path: str, findings: Findings) -> InlineFile:
     kind = kinds.kind_of(given)
     assert kind is not None
-    found = kinds.sniff(content, kind)
+    digest, found = hashlib.sha256(content).digest(), kinds.sniff(content, kind)
     if found is None or not kinds.same(found, given):
-        named = next(_places(raw, content, ""), path)
+        named = places.next_of(digest) or path
         if found is None:
             findings.refuse(f"{named}.dataBase64", f"is no {kinds.NAMES[kind]} file; convert it to one of them")
         else:
             findings.adjust(f"{named}.mimeType", given, found, "the file's content")
-    return InlineFile(content, found or given, hashlib.sha256(content).digest())
+    return InlineFile(content, found or given, digest)
 
 
-def _places(raw: object, content: bytes, path: str) -> Iterator[str]:
-    """Where in the caller's own input these bytes are."""
+class _Places:
+    """Where in the caller's own input each inline file is, by its digest; the input is gone through once, when asked."""
+
+    def __init__(self, raw: object) -> None:
+        self._raw = raw
+        self._left: dict[bytes, deque[str]] | None = None
+
+    def next_of(self, digest: bytes) -> str | None:
+        """The next place of the file, in the order of the input; None when there is none, or no further one."""
+        if self._left is None:
+            self._left = defaultdict(deque)
+            for path, content in _inline(self._raw, ""):
+                self._left[hashlib.sha256(content).digest()].append(path)
+        left = self._left.get(digest)
+        return left.popleft() if left else None
+
+
+def _inline(raw: object, path: str) -> Iterator[tuple[str, bytes]]:
     match raw:
         case {"dataBase64": text}:
-            if decode_inline(text) == content:
-                yield path
+            yield path, decode_inline(text)
         case dict():
             for name, item in raw.items():
-                yield from _places(item, content, f"{path}.{name}" if path else name)
+                yield from _inline(item, f"{path}.{name}" if path else name)
         case list():
             for index, item in enumerate(raw):
-                yield from _places(item, content, f"{path}[{index}]")
+                yield from _inline(item, f"{path}[{index}]")
 
 
 class Inputs:

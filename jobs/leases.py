@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import base64
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, Literal
 from uuid import UUID
 
@@ -19,6 +20,7 @@ from core.database import UNAVAILABLE, Database
 from core.log import logger
 from jobs import pools
 from jobs.models import Failure, Lease
+from jobs.store import CANCEL_PAUSE
 
 log = logger(__name__)
 
@@ -269,26 +271,37 @@ class Leases:
         """Fail every job that was not started in time, one transaction each; returns how many."""
         return await self._one_by_one("SELECT start_timeout()")
 
-    async def cancel_due(self) -> int:
-        """Cancel every job whose own deadline (`cancelAfterSeconds`) is over, one transaction each; returns how many."""
-        return await self._one_by_one("SELECT cancel_due()")
+    async def cancel_due(self, *, most_running: int) -> int:
+        """Cancel every job whose own deadline (`cancelAfterSeconds`) is over, one transaction each; returns how many.
+
+        A deadline that ends a running job counts as its caller's cancel: more than `most_running` a day pause submits.
+        """
+        return await self._one_by_one("SELECT cancel_due($1, $2)", most_running, CANCEL_PAUSE)
 
     async def end_retired(self) -> int:
         """Fail every job whose pool left the fleet an hour ago, one transaction each; returns how many."""
         return await self._one_by_one("SELECT retired_timeout()")
 
-    async def sweep(self) -> None:
+    async def sweep(self, *, most_running: int) -> None:
         """What one dispatcher does for all each second: say where each line begins, promote parked jobs, end late ones.
 
-        A row that breaks one part is logged and does not keep the others from theirs.
+        `most_running` is how many running jobs an account may cancel a day. A row that breaks one part is logged and does
+        not keep the others from theirs.
         """
-        for part in (self._find_floors, self._catch_up, self.cancel_due, self.time_out_starts, self.end_retired):
+        parts: dict[str, Callable[[], Awaitable[object]]] = {
+            "floors": self._find_floors,
+            "promotions": self._catch_up,
+            "cancels": partial(self.cancel_due, most_running=most_running),
+            "late starts": self.time_out_starts,
+            "retired pools": self.end_retired,
+        }
+        for name, part in parts.items():
             try:
                 await part()
             except UNAVAILABLE:
                 raise
             except asyncpg.PostgresError:
-                log.exception("a part of the sweep broke", part=part.__name__)
+                log.exception("a part of the sweep broke", part=name)
 
     async def _find_floors(self) -> None:
         for pool in await pools.names(self._database):

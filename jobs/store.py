@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -50,6 +51,27 @@ _PAGE = f"""{_READ} WHERE job.account_id = $1 AND job.id < $2 AND ($3::text IS N
     WHEN 'running' THEN job.state = 'running' OR (job.state = 'queued' AND job.segment > 0) ELSE job.state = $4 END)
 ORDER BY job.id DESC LIMIT $5"""
 _NEWEST = UUID(int=2**128 - 1)
+_NEW: Mapping[str, Any] = {
+    "state": "queued",
+    "hold_state": "held",
+    "captured_at": None,
+    "released_at": None,
+    "progress": 0.0,
+    "stage": None,
+    "started_at": None,
+    "finished_at": None,
+    "cancel_requested_at": None,
+    "stopped_at_step": None,
+    "gpu_released_at": None,
+    "engine": None,
+    "weights_digest": None,
+    "stand_in": None,
+    "outputs": [],
+    "outputs_deleted_at": None,
+    "failure": None,
+    "upstream": None,
+}
+"""What every job is right after its submit."""
 
 
 class Jobs:
@@ -64,7 +86,7 @@ class Jobs:
         return {(row["account_id"], row["id"]): row for row in rows}
 
     async def submit(self, submission: Submission) -> Accepted:
-        """Accept a job: record, hold, queue row and first event, or nothing at all; a replay gives the first one.
+        """Accept a job: record, hold, queue row and first event, or nothing at all; a replay gives the first one, as it was.
 
         Raises:
             InsufficientBalance: the available balance is below the price.
@@ -108,8 +130,32 @@ class Jobs:
             return await self._replay(submission.account_id, row["job_id"])
         return Accepted(_fresh(submission, new, billing, row["created_at"]), row["balance_after"], replayed=False)
 
+    async def admit(self, submission: Submission, sizes: Sequence[int], *, most_bytes: int) -> None:
+        """Before anything of a submit is stored: refuse what `submit` would refuse, and count what its inputs bring.
+
+        `sizes` are the bytes of each of its `inputs`; those not yet stored count for a day, at most `most_bytes` in all.
+
+        Raises:
+            InsufficientBalance, QueueFull, TaskUnavailable: as `submit`.
+            RateLimited: the account's submits are paused, or it sent too many bytes inside requests.
+        """
+        try:
+            await self._database.execute(
+                "SELECT inputs_admit($1, $2, $3, $4, $5, $6)",
+                submission.account_id,
+                submission.quote.amount_micros,
+                list(submission.pools),
+                list(submission.inputs),
+                list(sizes),
+                most_bytes,
+            )
+        except asyncpg.PostgresError as error:
+            if error.sqlstate == "KT431":
+                raise _too_many_bytes(error, sum(sizes), most_bytes) from None
+            raise _translated(error, submission) from None
+
     async def replayed(self, account_id: UUID, idempotency_key: str, fingerprint: bytes) -> Accepted | None:
-        """The job of an earlier submit with this key, so that a retry needs neither a live quote nor the money again.
+        """The job of an earlier submit with this key, as it was: a retry needs neither a live quote nor the money again.
 
         Raises:
             IdempotencyConflict: the key was used for another body.
@@ -133,7 +179,7 @@ class Jobs:
             " WHERE business_id = 'hold:' || $1::text AND book = 'available'",
             str(job_id),
         )
-        return Accepted(await self.get(account_id, job_id), balance_after, replayed=True)
+        return Accepted(_as_submitted(await self.get(account_id, job_id)), balance_after, replayed=True)
 
     async def get(self, account_id: UUID, job_id: UUID, *, details: bool = False) -> Job:
         """The account's job; with `details` also its attempts and stages.
@@ -167,7 +213,8 @@ class Jobs:
     ) -> Job:
         """End a waiting job, ask a running one to stop; a second or late cancel changes nothing. Returns the true state.
 
-        An account that cancels more than `most_running` running jobs within a day may submit none for ten minutes.
+        An account that cancels more than `most_running` running jobs within a day (deadlines count too) may submit none
+        for ten minutes.
 
         Raises:
             NotFound: there is none, or it belongs to another account.
@@ -184,31 +231,29 @@ def _fresh(submission: Submission, job_id: UUID, billing: dict[str, Any], create
         id=job_id,
         account_id=submission.account_id,
         task=submission.task,
-        state="queued",
         effective_input=submission.effective_input,
         input_adjustments=submission.input_adjustments,
         warnings=submission.warnings,
         billing=billing,
         amount_micros=submission.quote.amount_micros,
-        hold_state="held",
-        captured_at=None,
-        released_at=None,
-        progress=0.0,
-        stage=None,
         sequence=1,
         created_at=created_at,
-        started_at=None,
-        finished_at=None,
-        cancel_requested_at=None,
-        stopped_at_step=None,
-        gpu_released_at=None,
-        engine=None,
-        weights_digest=None,
-        stand_in=None,
-        outputs=[],
-        outputs_deleted_at=None,
-        failure=None,
-        upstream=None,
+        **_NEW,
+    )
+
+
+def _as_submitted(job: Job) -> Job:
+    """The job as its submit answered it, whatever became of it since."""
+    made = [change for change in job.input_adjustments if change["at"] == "submit"]
+    return replace(job, input_adjustments=made, sequence=1, **_NEW)
+
+
+def _too_many_bytes(error: Any, size: int, most: int) -> RateLimited:
+    before, seconds = error.detail.split()
+    return RateLimited(
+        f"This account sent {before} bytes of files inside requests within 24 hours; with the {size} of this one it would"
+        f" be more than {most}. Open an upload (POST /media/uploads) or send a URL instead, or wait.",
+        headers={"Retry-After": seconds},
     )
 
 

@@ -18,12 +18,15 @@ from core.log import configure, logger
 from core.settings import Settings
 from jobs.models import Job
 from killatamata.sweeps import DELIVERY_DAYS, SWEEPS, Sweep
-from webhooks.queue import AWAY, Deliveries, new_app
+from webhooks.queue import AWAY, DELIVER, RECOVER, Deliveries, new_app
 from webhooks.schedule import Schedule
 from webhooks.sending import Sender
 
-CONCURRENCY = 64
-"""Tasks that one process has under way; nearly all of them wait for a receiver."""
+SWEEPS_QUEUE = "sweeps"
+
+WORKERS = {DELIVER: 64, SWEEPS_QUEUE: 8, RECOVER: 1}
+"""Tasks of each queue that one process has under way, with a worker of its own: nearly all deliveries wait for a receiver,
+and neither sweeps nor the recovery wait for them."""
 
 _MISSED_SECONDS = 86_400
 _AGAIN_SECONDS = 1.0
@@ -74,7 +77,8 @@ class Background:
             await self._services.database.close()
 
     async def _parts(self) -> None:
-        parts = [asyncio.create_task(self._deliveries.run()), asyncio.create_task(self._work())]
+        parts = [asyncio.create_task(self._deliveries.run())]
+        parts += [asyncio.create_task(self._work(queue, most)) for queue, most in WORKERS.items()]
         try:
             ended, _ = await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
             ended.pop().result()
@@ -83,13 +87,14 @@ class Background:
                 part.cancel()
             await asyncio.wait(parts)
 
-    async def _work(self) -> None:
-        """Run procrastinate's worker, again when it lost the database."""
+    async def _work(self, queue: str, most: int) -> None:
+        """Run a worker of procrastinate for one queue, again when it lost the database."""
         while True:
             try:
                 await self._app.run_worker_async(
-                    name="background",
-                    concurrency=CONCURRENCY,
+                    name=f"background {queue}",
+                    queues=[queue],
+                    concurrency=most,
                     install_signal_handlers=False,
                     delete_jobs="successful",
                     fetch_job_polling_interval=self._schedule.poll,
@@ -114,7 +119,7 @@ def _add(app: App, sweep: Sweep, services: Services) -> None:
         await sweep.run(services)
 
     task: Callable[[int], Awaitable[None]] = run
-    app.periodic(cron=sweep.cron)(app.task(name=name, queue="sweeps", queueing_lock=name, priority=10)(task))
+    app.periodic(cron=sweep.cron)(app.task(name=name, queue=SWEEPS_QUEUE, queueing_lock=name, priority=10)(task))
 
 
 async def until_signalled(background: Background) -> None:

@@ -40,6 +40,12 @@ async def _all_wallets(services: Services) -> None:
     _report(await checks.check_all(services.database))
 
 
+async def _chains(services: Services) -> None:
+    while (check := await checks.check_chains(services.database)) is None:
+        pass
+    _report(check)
+
+
 def _report(check: checks.Check) -> None:
     if check.wrong:
         accounts = [str(account) for account in check.wrong]
@@ -88,6 +94,7 @@ async def _old_uploads(services: Services) -> None:
 SWEEPS: tuple[Sweep, ...] = (
     Sweep("touched-wallets", "* * * * * */30", _touched_wallets),
     Sweep("all-wallets", "17 3 * * *", _all_wallets),
+    Sweep("chains", "37 3 * * *", _chains),
     Sweep("orphaned-holds", "* * * * *", _orphaned_holds),
     Sweep("old-deliveries", "7 * * * *", _old_deliveries),
     Sweep("old-idempotency-records", "12 * * * *", _old_idempotency_records),

@@ -16,6 +16,7 @@ class Schedule:
     A pause is drawn between `1 - jitter` and 1 times its delay, so that the last try never comes after the sum of them.
     `lease` is how long a try owns its delivery: a try that has not ended by then is dead. `overdue` is how long after its
     time a delivery may still wait before it is relayed anew. `poll` bounds how late an outbox row or a due try is seen.
+    `share_pause` is the least that a try stands back for others of its account; it waits up to twice as long.
     `beat` is the pause between a worker's signs of life, `silence` after how long without one its tasks go to others.
     """
 
@@ -25,6 +26,7 @@ class Schedule:
     lease: float = 30.0
     overdue: float = 60.0
     poll: float = 1.0
+    share_pause: float = 1.0
     beat: float = 10.0
     silence: float = 30.0
     drain: float = 5.0

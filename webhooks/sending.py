@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -24,6 +26,9 @@ from webhooks.store import Webhooks
 
 UNANSWERED = "No answer is known: the try is under way, or its sender was stopped."
 BROKEN = "The notice could not be made; the fault is ours."
+
+SHARE = 8
+"""Tries that one account has under way in one process."""
 
 Render = Callable[[Job], str]
 """A job as its caller reads it, in JSON, with fresh URLs; called in a thread."""
@@ -67,7 +72,10 @@ class _Came:
 
 
 class Sender:
-    """Tries deliveries. A delivery is carried by one task at a time; what another task still knows of it is void."""
+    """Tries deliveries. A delivery is carried by one task at a time; what another task still knows of it is void.
+
+    An account has at most `SHARE` tries under way, so that receivers that never answer hold up nobody else's notices.
+    """
 
     def __init__(
         self,
@@ -86,14 +94,32 @@ class Sender:
         self._schedule = schedule
         self._allow = allow
         self._resolver = resolver
+        self._under_way: Counter[UUID] = Counter()
 
     async def attempt(self, delivery_id: UUID, carrier: int) -> None:
         """Make one try, unless the delivery has ended or another task carries it.
 
         Raises:
-            TryAgain: the try failed, or it came too early; another one is due.
+            TryAgain: the try failed, or it came too early, or the account's share is under way; another one is due.
             Exception: the notice could not be made; another try is due all the same.
         """
+        account_id = await self._database.fetch_value(
+            "SELECT account_id FROM delivery WHERE id = $1 AND carrier = $2 AND state = 'pending'", delivery_id, carrier
+        )
+        if account_id is None:
+            return
+        if self._under_way[account_id] >= SHARE:
+            await self._stand_back(delivery_id, carrier)
+            return
+        self._under_way[account_id] += 1
+        try:
+            await self._attempt(delivery_id, carrier)
+        finally:
+            self._under_way[account_id] -= 1
+            if not self._under_way[account_id]:
+                del self._under_way[account_id]
+
+    async def _attempt(self, delivery_id: UUID, carrier: int) -> None:
         claimed = await self._claim(delivery_id, carrier)
         if claimed is None:
             return
@@ -108,6 +134,18 @@ class Sender:
         again = await self._record(claimed, came)
         if again is not None:
             raise TryAgain(again, claimed.number)
+
+    async def _stand_back(self, delivery_id: UUID, carrier: int) -> None:
+        """Put off a try that has not begun; it does not count. It comes back behind everybody else's."""
+        again = await self._database.fetch_value(
+            "UPDATE delivery SET next_attempt_at = greatest(next_attempt_at, clock_timestamp() + make_interval(secs => $3))"
+            " WHERE id = $1 AND carrier = $2 AND state = 'pending' RETURNING next_attempt_at",
+            delivery_id,
+            carrier,
+            self._schedule.share_pause * random.uniform(1, 2),  # noqa: S311 (spreads load, hides nothing)
+        )
+        if again is not None:
+            raise TryAgain(again, self._schedule.tries)
 
     async def _claim(self, delivery_id: UUID, carrier: int) -> _Try | None:
         """The next try, written down before it is made, so that one which ends its process counts too."""

@@ -98,14 +98,16 @@ class Webhooks:
         return [Delivery(**row, attempts=attempts[row["id"]]) for row in rows]
 
     async def redeliver(self, connection: Connection, account_id: UUID, job_id: UUID) -> Delivery:
-        """A new delivery of the notice of the job's end, to the same URL, beside those that were.
+        """A new delivery of the notice of the job's end, to the same URL, beside those that were; one at a time.
 
         Raises:
             NotFound: there is no such job, it belongs to another account, or it has no webhook.
-            WrongState: the job has not ended, so there is nothing to tell.
+            WrongState: the job has not ended, so there is nothing to tell, or a delivery of it is still pending.
         """
         job = await connection.fetchrow(
-            "SELECT state, webhook_url, finished_at FROM job WHERE id = $1 AND account_id = $2", job_id, account_id
+            "SELECT state, webhook_url, finished_at FROM job WHERE id = $1 AND account_id = $2 FOR NO KEY UPDATE",
+            job_id,
+            account_id,
         )
         if job is None:
             raise NotFound("There is no such job; send the jobId of a submit.")
@@ -113,6 +115,13 @@ class Webhooks:
             raise NotFound("This job has no webhook; give webhookUrl when you submit one.")
         if job["finished_at"] is None:
             raise WrongState("This job has not ended, so there is nothing to deliver again; its end will be delivered.")
+        # Asked by a statement of its own, which sees what the lock had to wait for.
+        if await connection.fetchval(
+            "SELECT EXISTS (SELECT FROM delivery WHERE job_id = $1 AND state = 'pending')", job_id
+        ):
+            raise WrongState(
+                "A delivery of this job's end is still pending; GET /media/webhooks/deliveries says when it is tried next."
+            )
         row = await connection.fetchrow(
             "INSERT INTO delivery (id, job_id, account_id, type, url) VALUES ($1, $2, $3, $4, $5)"
             " RETURNING id, job_id, type, url, state, created_at, next_attempt_at, ended_at",

@@ -202,26 +202,41 @@ BEGIN
   RETURN v_hold.state;
 END $$;
 
--- The first movement of an account whose hash does not follow from the one before; NULL when the chain holds, up to the
--- wallet's own end of it (a wallet that ends elsewhere gives 0).
-CREATE OR REPLACE FUNCTION chain_break(p_account uuid) RETURNS bigint LANGUAGE plpgsql STABLE AS $$
+-- Follow an account's chain behind movement `p_after` (0: from its beginning) by `p_most` movements (NULL: all). `broken` is the
+-- first whose hash does not follow from the one before, or 0 when the wallet ends elsewhere; `reached` the last one seen, NULL
+-- at the chain's end.
+CREATE OR REPLACE FUNCTION chain_follow(p_account uuid, p_after bigint, p_most int,
+  OUT broken bigint, OUT reached bigint, OUT seen bigint) LANGUAGE plpgsql STABLE AS $$
 DECLARE
-  v_chain bytea := decode(repeat('00', 32), 'hex');
+  v_chain bytea := coalesce((SELECT hash FROM movement WHERE id = p_after AND account_id = p_account),
+    decode(repeat('00', 32), 'hex'));
   v_movement record;
 BEGIN
+  seen := 0;
   FOR v_movement IN
     SELECT id, hash, movement_text(kind, created_at, (
         SELECT string_agg(book || ':' || amount || ':' || coalesce(balance_after::text, ''), ';' ORDER BY seq)
         FROM entry WHERE movement_id = movement.id), business_id) AS body
-      FROM movement WHERE account_id = p_account ORDER BY id
+      FROM movement WHERE account_id = p_account AND id > p_after ORDER BY id LIMIT p_most
   LOOP
     v_chain := sha256(v_chain || v_movement.body);
+    seen := seen + 1;
     IF v_movement.hash IS DISTINCT FROM v_chain THEN
-      RETURN v_movement.id;
+      broken := v_movement.id;
+      RETURN;
     END IF;
   END LOOP;
-  RETURN (SELECT 0 FROM wallet WHERE account_id = p_account AND chain <> v_chain);
+  IF seen = p_most THEN
+    reached := v_movement.id;
+  ELSE
+    broken := (SELECT 0 FROM wallet WHERE account_id = p_account AND chain <> v_chain);
+  END IF;
 END $$;
+
+-- The first break of an account's whole chain, as `broken` above; NULL when it holds.
+CREATE OR REPLACE FUNCTION chain_break(p_account uuid) RETURNS bigint LANGUAGE sql STABLE AS $$
+  SELECT broken FROM chain_follow(p_account, 0, NULL)
+$$;
 
 -- Wallets that differ from the sum of their entries, or from their open holds. No row is the only good answer.
 CREATE OR REPLACE VIEW drift AS

@@ -34,6 +34,52 @@ CREATE OR REPLACE FUNCTION drain_of(p_drain_by timestamptz) RETURNS timestamptz 
   SELECT CASE WHEN p_drain_by > statement_timestamp() - interval '5 min' THEN p_drain_by END
 $$;
 
+-- May files that came inside a request be stored for a job of this price? Refuses early what a submit would refuse, which alone
+-- decides, and counts the bytes that are not stored yet as the account's, whatever becomes of the request. Errors: those of
+-- `flow_join` and `hold_open`, and KT431 too many bytes within a day (DETAIL: those of before, seconds until fewer count).
+CREATE OR REPLACE FUNCTION inputs_admit(p_account uuid, p_amount bigint, p_pools text[], p_digests bytea[], p_sizes bigint[],
+  p_most bigint) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+  v_known record;
+  v_new bigint;
+  v_bytes bigint;
+  v_oldest timestamptz;
+  v_day CONSTANT interval := interval '24 h';
+BEGIN
+  SELECT wallet.available, wallet.debt, account.paused_until, account.queue_limit INTO STRICT v_known
+    FROM account JOIN wallet ON wallet.account_id = account.id WHERE account.id = p_account;
+  IF v_known.available < p_amount OR v_known.debt > 0 THEN
+    RAISE 'insufficient balance' USING ERRCODE = 'KT402',
+      DETAIL = CASE WHEN v_known.debt > 0 THEN -v_known.debt ELSE v_known.available END;
+  END IF;
+  IF cardinality(p_pools) = 0 OR EXISTS (
+      SELECT FROM unnest(p_pools) AS needed WHERE NOT EXISTS (SELECT FROM pool WHERE name = needed AND NOT retired)) THEN
+    RAISE 'no such pool' USING ERRCODE = 'KT503', DETAIL = array_to_string(p_pools, ', ');
+  END IF;
+  IF v_known.paused_until > clock_timestamp() THEN
+    RAISE 'submits are paused' USING ERRCODE = 'KT430',
+      DETAIL = ceil(extract(epoch FROM v_known.paused_until - clock_timestamp()));
+  END IF;
+  IF (SELECT sum(active + parked) FROM flow WHERE account_id = p_account) >= v_known.queue_limit THEN
+    RAISE 'queue full' USING ERRCODE = 'KT429', DETAIL = v_known.queue_limit;
+  END IF;
+  SELECT coalesce(sum(size), 0) INTO v_new FROM unnest(p_digests, p_sizes) AS given (digest, size)
+    WHERE NOT EXISTS (SELECT FROM input WHERE sha256 = digest);
+  IF v_new = 0 THEN
+    RETURN;
+  END IF;
+  -- Written before it is summed: a request at the same time waits here, and then sees these bytes.
+  INSERT INTO inline_bytes AS mine (account_id, hour, bytes) VALUES (p_account, date_trunc('hour', clock_timestamp()), v_new)
+    ON CONFLICT (account_id, hour) DO UPDATE SET bytes = mine.bytes + excluded.bytes;
+  SELECT sum(bytes), min(hour) INTO v_bytes, v_oldest FROM inline_bytes
+    WHERE account_id = p_account AND hour > clock_timestamp() - v_day;
+  IF v_bytes > p_most THEN
+    RAISE 'too many bytes' USING ERRCODE = 'KT431', DETAIL = format('%s %s', v_bytes - v_new,
+      ceil(extract(epoch FROM v_oldest + v_day - clock_timestamp())));
+  END IF;
+  DELETE FROM inline_bytes WHERE account_id = p_account AND hour <= clock_timestamp() - v_day;
+END $$;
+
 -- Everything of a submit in one round trip; nothing of it stays when the money does not suffice. A replay gives the first job.
 CREATE OR REPLACE FUNCTION submit(
   p_job uuid, p_account uuid, p_task text, p_effective_input jsonb, p_adjustments jsonb, p_warnings jsonb,
@@ -330,7 +376,7 @@ BEGIN
 END $$;
 
 -- A cancel: a waiting job ends at once, a running one is asked to stop. Returns the job's state, NULL if not there. A caller
--- who cancels more than `p_most` running jobs within a day may submit nothing for `p_pause`; NULL: it is not the caller's.
+-- who cancels more than `p_most` running jobs within a day, deadlines included, may submit nothing for `p_pause`; NULL: no limit.
 CREATE OR REPLACE FUNCTION cancel(p_account uuid, p_job uuid, p_request_id text, p_most int, p_pause interval)
 RETURNS text LANGUAGE plpgsql AS $$
 DECLARE
@@ -362,15 +408,16 @@ BEGIN
   RETURN 'running';
 END $$;
 
--- Cancel one job whose `cancel_by` is over; NULL when there is none. One job per call, as for every sweep that ends jobs.
-CREATE OR REPLACE FUNCTION cancel_due() RETURNS uuid LANGUAGE plpgsql AS $$
+-- Cancel one job whose `cancel_by` is over, as its caller would; NULL when there is none. One job per call, as for every sweep
+-- that ends jobs.
+CREATE OR REPLACE FUNCTION cancel_due(p_most int, p_pause interval) RETURNS uuid LANGUAGE plpgsql AS $$
 DECLARE
   v_due record;
 BEGIN
   SELECT id, account_id INTO v_due FROM job
     WHERE cancel_by < statement_timestamp() AND finished_at IS NULL AND cancel_requested_at IS NULL ORDER BY cancel_by LIMIT 1;
   IF FOUND THEN
-    PERFORM cancel(v_due.account_id, v_due.id, NULL, NULL, NULL);
+    PERFORM cancel(v_due.account_id, v_due.id, NULL, p_most, p_pause);
   END IF;
   RETURN v_due.id;
 END $$;

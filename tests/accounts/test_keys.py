@@ -9,9 +9,9 @@ from uuid import UUID
 import pytest
 
 from accounts import accounts
-from accounts.keys import Caller, Keys
+from accounts.keys import MOST_LIVE, Caller, Keys
 from core.database import Database
-from core.errors import AmbiguousPrefix, InvalidInput, NotFound
+from core.errors import AmbiguousPrefix, InvalidInput, NotFound, WrongState
 
 
 @pytest.fixture
@@ -196,3 +196,22 @@ async def test_20_revokes_at_once_agree(database: Database, keys: Keys) -> None:
     owner = await account(database)
     prefix = (await create(database, keys, owner))[3:11]
     assert set(await asyncio.gather(*(revoke(database, keys, owner, prefix) for _ in range(20)))) == {prefix}
+
+
+async def test_an_account_has_so_many_live_keys_and_no_more(database: Database, keys: Keys) -> None:
+    owner, other = await account(database), await account(database)
+    made = [await create(database, keys, owner) for _ in range(MOST_LIVE - 1)]
+
+    async def another() -> bool:
+        try:
+            await create(database, keys, owner)
+        except WrongState:
+            return False
+        return True
+
+    assert sum(await asyncio.gather(*(another() for _ in range(4)))) == 1
+    await create(database, keys, other)
+    await revoke(database, keys, owner, made[0][3:11])
+    assert await another()
+    with pytest.raises(WrongState, match="revoke one first"):
+        await create(database, keys, owner)

@@ -32,6 +32,7 @@ from tests.api.doubles import (
     RecordDouble,
     WakeupDouble,
     WebhooksDouble,
+    begin,
 )
 from tests.storage.conftest import make_s3, no_aws, swift
 
@@ -69,6 +70,7 @@ def services(
     queues = Queues(whatever)
     monkeypatch.setattr(idempotency, "begin", records.begin)
     monkeypatch.setattr(idempotency, "record", records.record)
+    monkeypatch.setattr(idempotency, "earlier", begin)
     doubles: Any = {
         "database": database,
         "keys": KeysDouble(database),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -165,6 +165,9 @@ class JobsDouble:
         if submission.idempotency_key is not None:
             self.keys[submission.account_id, submission.idempotency_key] = (submission.fingerprint, job.id)
         return Accepted(job, self.purse, replayed=False)
+
+    async def admit(self, submission: Submission, sizes: Sequence[int], *, most_bytes: int) -> None:
+        assert len(sizes) == len(submission.inputs)
 
     async def replayed(self, account_id: UUID, idempotency_key: str, fingerprint: bytes) -> Accepted | None:
         known = self.keys.get((account_id, idempotency_key))

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 from uuid import UUID
 
+import pytest
+
 from accounts import accounts
 from billing import checks, wallets
 from core.database import Database
@@ -91,3 +93,58 @@ async def test_one_wallets_check_reads_no_other_wallets_entries(database: Databa
     plan = await database.fetch(f"EXPLAIN (ANALYZE, COSTS OFF) {checks._TOUCHED}")
     text = "\n".join(row[0] for row in plan)
     assert "Seq Scan on entry" not in text, text
+
+
+async def rewritten(database: Database, account: UUID) -> None:
+    """Somebody with the rights of the owner changes an account's past, and keeps every sum right."""
+    async with database.transaction() as connection:
+        await connection.execute("SET LOCAL session_replication_role = replica")
+        await connection.execute(
+            "UPDATE movement SET kind = 'adjust' WHERE id = (SELECT min(id) FROM movement WHERE account_id = $1)",
+            account,
+        )
+
+
+async def chains(database: Database, most: int = checks.CHAIN_STEP) -> checks.Check:
+    while (found := await checks.check_chains(database, most=most)) is None:
+        pass
+    return found
+
+
+@pytest.mark.parametrize("most", [1, 2, 3, 100])
+async def test_a_rewritten_past_is_found_by_its_chain_alone(database: Database, most: int) -> None:
+    whole, broken, again = [await credited(database) for _ in range(3)]
+    for account in (whole, broken, again):
+        for number in range(4):
+            async with database.transaction() as connection:
+                await wallets.topup(connection, account, 5, f"{account}:{number}")
+    assert (await chains(database, most)).wrong == []
+    await rewritten(database, broken)
+    await database.execute("UPDATE wallet SET chain = sha256('elsewhere') WHERE account_id = $1", again)
+    assert (await checks.check_all(database)).wrong == []
+    found = await chains(database, most)
+    assert (found.scope, found.checked, found.wrong) == ("chains", 3, sorted([broken, again]))
+    assert found in await checks.last(database)
+
+
+async def test_a_call_follows_so_many_movements_and_the_next_one_goes_on(database: Database) -> None:
+    first, second = sorted([await credited(database), await credited(database)])
+    for number in range(4):
+        async with database.transaction() as connection:
+            await wallets.topup(connection, first, 5, f"more:{number}")
+    await rewritten(database, second)
+    where = (
+        "SELECT account_id = $1, (SELECT count(*) FROM movement WHERE account_id = $1 AND id <= movement_id)"
+        " FROM ledger_check"
+    )
+    for seen in (2, 4):
+        assert await checks.check_chains(database, most=2) is None
+        assert tuple((await database.fetch(where, first))[0]) == (True, seen)
+        assert [each.checked for each in await checks.last(database)] == [0]
+    assert await checks.check_chains(database, most=2) is None
+    assert [(each.checked, each.wrong) for each in await checks.last(database)] == [(2, [second])]
+    ended = await checks.check_chains(database, most=2)
+    assert ended is not None
+    assert (ended.checked, ended.wrong) == (2, [second])
+    assert await checks.check_chains(database, most=2) is None
+    assert [each.wrong for each in await checks.last(database)] == [[second]], "wrong until a round finds it whole"

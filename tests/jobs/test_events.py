@@ -329,4 +329,4 @@ async def test_every_change_by_a_dispatcher_is_told(world: World) -> None:
     job = await world.submit(job.account_id, start_timeout_seconds=0)
     await step(1, leases.time_out_starts())
     job = await world.submit(job.account_id, cancel_after_seconds=0)
-    await step(1, leases.cancel_due())
+    await step(1, leases.cancel_due(most_running=20))

@@ -7,8 +7,8 @@ from tests.jobs.world import World, ids, submission
 
 async def swept(world: World) -> float:
     """The floor after two sweeps, which is as high as it gets."""
-    await world.leases.sweep()
-    await world.leases.sweep()
+    await world.leases.sweep(most_running=20)
+    await world.leases.sweep(most_running=20)
     floor: float = await world.database.fetch_value("SELECT floor FROM pool WHERE name = 'gpu'")
     return floor
 
@@ -93,7 +93,7 @@ async def test_a_submit_that_commits_late_is_found_by_the_next_sweep(world: Worl
         await transaction.commit()
     await world.submit_many(busy, 5)
     assert job_id not in ids(await world.serve(1))
-    await world.leases.sweep()
+    await world.leases.sweep(most_running=20)
     assert ids(await world.serve(1)) == [job_id]
 
 
@@ -104,7 +104,7 @@ async def test_every_lease_is_counted_however_long_it_lasts(world: World) -> Non
     long = await world.claim(2)
     for _ in range(5):
         await world.serve(5)
-        await world.leases.sweep()
+        await world.leases.sweep(most_running=20)
         (again,) = await world.claim(1)
         await world.leases.hand_back(again, "handed_back", counts=False)
     assert len(await world.claim(32)) == 2
@@ -112,6 +112,6 @@ async def test_every_lease_is_counted_however_long_it_lasts(world: World) -> Non
     await world.succeed(long[0])
     assert len(await world.claim(32)) == 1
     await world.succeed(long[1])
-    await world.leases.sweep()
+    await world.leases.sweep(most_running=20)
     assert len(await world.claim(32)) == 1
     assert await world.claim(32) == []

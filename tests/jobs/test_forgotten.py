@@ -66,8 +66,8 @@ async def test_a_row_that_breaks_a_part_of_the_sweep_leaves_the_others_working(w
     broken = await world.submit(await world.account(), start_timeout_seconds=0)
     due = await world.submit(await world.account(), cancel_after_seconds=0)
     await world.database.execute("UPDATE wallet SET held = 0 WHERE account_id = $1", broken.account_id)
-    await world.leases.sweep()
+    await world.leases.sweep(most_running=20)
     assert (await world.reread(due)).state == "cancelled"
     await world.database.execute("UPDATE wallet SET held = $2 WHERE account_id = $1", broken.account_id, PRICE)
-    await world.leases.sweep()
+    await world.leases.sweep(most_running=20)
     assert (await world.reread(broken)).state == "failed"

@@ -17,6 +17,7 @@ from jobs.inputs import InlineFile, Inputs, input_key, take_out
 from storage import Artifact, LocalStore
 from tasks.base import Prepared
 from tasks.long_text import LongText
+from tasks.media_fields import decode_inline
 from tasks.registry import TASKS
 
 
@@ -88,6 +89,36 @@ def test_a_mislabelled_file_is_used_as_what_it_is() -> None:
         taken(given, strict=True)
     (problem,) = refused.value.fields
     assert (problem.path, problem.nearest) == ("input.referenceImages[1].mimeType", "image/webp")
+
+
+def test_equal_mislabelled_files_are_each_told_at_their_own_place() -> None:
+    images = [inline(picture(), "image/webp"), inline(picture(colour="blue")), inline(picture(), "image/webp")]
+    prepared, files = taken({"prompt": "x", "referenceImages": images})
+    assert [change.field for change in prepared.adjustments] == [
+        "referenceImages[0].mimeType",
+        "referenceImages[2].mimeType",
+    ]
+    assert len(files) == 2
+    with pytest.raises(InvalidInput) as refused:
+        taken({"prompt": "x", "referenceImages": [inline(b"none"), inline(b"none")]})
+    assert [problem.path for problem in refused.value.fields] == [
+        "input.referenceImages[0].dataBase64",
+        "input.referenceImages[1].dataBase64",
+    ]
+
+
+def test_the_input_is_gone_through_once_however_many_files_are_mislabelled(monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded: list[object] = []
+
+    def counting(text: str | LongText) -> bytes:
+        decoded.append(text)
+        return decode_inline(text)
+
+    monkeypatch.setattr("jobs.inputs.decode_inline", counting)
+    colours = ("red", "green", "blue", "white")
+    images = [inline(picture(colour=colour), "image/webp") for colour in colours]
+    prepared, _ = taken({"prompt": "x", "referenceImages": images})
+    assert (len(prepared.adjustments), len(decoded)) == (4, 4)
 
 
 def test_the_tasks_own_adjustments_stay() -> None:

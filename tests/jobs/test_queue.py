@@ -155,7 +155,7 @@ async def test_a_parked_job_that_was_passed_over_follows_at_the_next_sweep(world
         assert ids(await world.serve(1)) == [first]
         await transaction.rollback()
     assert await world.claim() == []
-    await world.leases.sweep()
+    await world.leases.sweep(most_running=20)
     assert ids(await world.serve(1)) == [second]
 
 
@@ -163,7 +163,7 @@ async def test_a_raised_concurrency_counts_from_the_next_sweep_on(world: World) 
     account = await world.account(concurrency=1)
     jobs = await world.submit_many(account, 6)
     await world.database.execute("UPDATE account SET concurrency = 4")
-    await world.leases.sweep()
+    await world.leases.sweep(most_running=20)
     assert await world.queue(account) == ["ready"] * 4 + ["parked"] * 2
     assert ids(await world.serve(6)) == jobs
 
@@ -192,7 +192,7 @@ async def test_submits_cancels_and_ends_at_once_keep_the_counters(world: World) 
         *(world.submit(account, priority="interactive") for _ in range(15)),
         *(world.jobs.cancel(account, job_id) for job_id in jobs[::2]),
     )
-    await world.leases.sweep()
+    await world.leases.sweep(most_running=20)
     while await world.serve(1):
         pass
     assert await world.queue(account) == []

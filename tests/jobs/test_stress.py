@@ -59,7 +59,7 @@ class Storm:
 
     async def sweeper(self) -> None:
         while self.goes_on:
-            await self.world.leases.sweep()
+            await self.world.leases.sweep(most_running=20)
             await asyncio.sleep(0.1)
 
     async def dispatcher(self, name: str) -> None:
@@ -132,7 +132,7 @@ async def test_dispatchers_that_settle_many_jobs_of_the_same_accounts_never_wait
             urgent.append(job.id)
 
     await asyncio.gather(*(dispatcher() for _ in range(6)), *(user(account) for account in accounts))
-    await world.leases.sweep()
+    await world.leases.sweep(most_running=20)
     await dispatcher()
     assert await deadlocks(world) == before
     assert await broken(world.database) == []
@@ -173,7 +173,7 @@ async def test_a_storm_loses_nothing(world: World, seed: int) -> None:
     await world.database.execute("UPDATE session SET ended_at = now() WHERE ended_at IS NULL")
     last = await world.leases.open_session("last")
     await world.leases.beat(last)
-    await world.leases.sweep()
+    await world.leases.sweep(most_running=20)
     assert await broken(world.database) == []
 
     chains = Storm(world, accounts, seed)

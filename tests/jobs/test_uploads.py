@@ -12,7 +12,7 @@ import pytest
 from core.clock import now
 from core.errors import RateLimited
 from core.ids import encode
-from jobs.uploads import Upload, UploadLimits, Uploads
+from jobs.uploads import _OPEN, Upload, UploadLimits, Uploads
 from storage import LocalStore
 from tests.jobs.files import aged, local_store
 from tests.jobs.world import World
@@ -77,3 +77,18 @@ async def test_of_many_at_once_no_more_than_may_be_are_opened(world: World, uplo
     assert sum(isinstance(each, Upload) for each in found) == 3
     assert sum(isinstance(each, RateLimited) for each in found) == 9
     assert await world.counts("upload") == [3]
+
+
+async def test_an_accounts_uploads_are_counted_by_index_not_by_reading_all(world: World) -> None:
+    account, other = await world.account(), await world.account()
+    await world.database.execute(
+        "INSERT INTO upload (id, account_id, key, mime_type, bytes, expires_at)"
+        " SELECT gen_random_uuid(), CASE WHEN n = 1 THEN $1::uuid ELSE $2::uuid END, n::text, 'image/png', 1, 'infinity'"
+        " FROM generate_series(1, 3000) n",
+        account,
+        other,
+    )
+    await world.database.execute("ANALYZE upload")
+    plan = await world.database.fetch(f"EXPLAIN {_OPEN}", account)
+    text = "\n".join(row[0] for row in plan)
+    assert "upload_by_account" in text, text

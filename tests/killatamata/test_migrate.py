@@ -7,6 +7,7 @@ from typing import Any
 
 import asyncpg
 import pytest
+from alembic.command import upgrade
 
 from core.database import Database
 from core.errors import OperatorError
@@ -113,6 +114,21 @@ def test_every_file_of_functions_is_applied() -> None:
     for package in ("accounts", "billing", "jobs"):
         for path in files(package).joinpath("sql").iterdir():
             assert (package, path.name) in applied
+
+
+async def test_an_upgrade_leaves_one_function_of_each_name(empty: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        # The functions of the version before, as far as their arguments have changed since.
+        patch.setattr(migrations, "_functions", lambda: ("SELECT 1", "none"))
+        patch.setattr("alembic.command.upgrade", lambda config, _: upgrade(config, "0004"))
+        await migrate(empty)
+    connection = await asyncpg.connect(empty)
+    await connection.execute("CREATE FUNCTION cancel_due() RETURNS uuid LANGUAGE sql AS 'SELECT NULL::uuid'")
+    await migrate(empty)
+    twice = "SELECT proname FROM pg_proc WHERE proname = ANY ($1) GROUP BY proname HAVING count(*) > 1"
+    assert await connection.fetch(twice, ["cancel_due", "submit", "cancel", "job_end", "hand_back"]) == []
+    assert await connection.fetchval("SELECT cancel_due(20, interval '1 s')") is None
+    await connection.close()
 
 
 async def test_movements_from_before_the_chain_are_chained_and_queued_jobs_stay(empty: str) -> None:

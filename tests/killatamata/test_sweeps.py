@@ -51,7 +51,7 @@ async def test_a_healthy_service_is_swept_in_silence(scene: Scene) -> None:
     await scene.world.submit(account)
     assert await swept(scene) == []
     kept = {check.scope: (check.checked, check.wrong) for check in await checks.last(scene.database)}
-    assert kept == {"touched": (1, []), "all": (1, []), "holds": (1, [])}
+    assert kept == {"touched": (1, []), "all": (1, []), "chains": (1, []), "holds": (1, [])}
     assert await scene.world.counts("delivery", "event") == [1, 4]
 
 

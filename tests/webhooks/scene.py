@@ -35,6 +35,7 @@ FAST = Schedule(
     lease=3.5,
     overdue=2.0,
     poll=0.05,
+    share_pause=0.05,
     beat=0.2,
     silence=1.0,
     drain=1.5,

@@ -11,15 +11,17 @@ from typing import Any
 
 import pytest
 from procrastinate import PsycopgConnector
+from starlette.responses import Response
 
 from api.services import Services
 from core.ids import encode
-from killatamata.background import Background
+from killatamata.background import WORKERS, Background
 from killatamata.sweeps import Sweep
 from tests.leasing import until_true
-from tests.webhooks.receiver import never, receiving
+from tests.webhooks.receiver import Got, receiving
 from tests.webhooks.scene import FAST, Scene, settings
 from webhooks.queue import DELIVER, Deliveries, new_app
+from webhooks.sending import SHARE
 
 
 @asynccontextmanager
@@ -84,13 +86,50 @@ async def test_two_processes_deliver_each_notice_once(scene: Scene, tmp_path: Pa
 
 
 async def test_receivers_that_never_answer_do_not_hold_up_the_others(scene: Scene, tmp_path: Path) -> None:
+    (account, _), (other, _) = await scene.account(), await scene.account()
+    open_now, most = 0, 0
+
+    async def silence(_: Got) -> Response:
+        nonlocal open_now, most
+        open_now += 1
+        most = max(most, open_now)
+        try:
+            await asyncio.sleep(1)
+        finally:
+            open_now -= 1
+        return Response(status_code=500)
+
+    for _ in range(3 * SHARE):
+        await scene.succeeded(account, "")
+    async with receiving(silence) as silent, receiving() as quick:
+        await scene.database.execute("UPDATE delivery SET url = $1", silent.url)
+        async with background(scene, tmp_path):
+            await until_true(lambda: open_now == SHARE, "the share under way at once")
+            await scene.succeeded(other, quick.url)
+            await until_true(lambda: len(quick.got) == 1, "the notice of the quick one")
+            await until_true(lambda: len({got.id for got in silent.got}) == 3 * SHARE, "a try of each")
+    assert most == SHARE
+
+
+async def test_sweeps_do_not_wait_for_receivers(scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(WORKERS, DELIVER, 1)
     account, _ = await scene.account()
-    async with receiving(never) as silent, receiving() as quick, background(scene, tmp_path):
-        for _ in range(10):
-            await scene.succeeded(account, silent.url)
-        await until_true(lambda: len(silent.got) >= 10, "ten tries under way at once")
-        await scene.succeeded(account, quick.url)
-        await until_true(lambda: len(quick.got) == 1, "the notice of the quick one")
+    answered = ran = 0
+
+    async def sweep(_: Services) -> None:
+        nonlocal ran
+        ran += 1
+
+    async def once_swept(_: Got) -> Response:
+        nonlocal answered
+        before = ran
+        await until_true(lambda: ran >= before + 2, "two sweeps while the one slot is taken")
+        answered += 1
+        return Response()
+
+    async with receiving(once_swept) as receiver, background(scene, tmp_path, Sweep("often", "* * * * * *", sweep)):
+        await scene.succeeded(account, receiver.url)
+        await until_true(lambda: answered == 1, "the answer")
 
 
 async def test_a_relay_that_dies_between_task_and_mark_leaves_neither(

@@ -12,9 +12,10 @@ from core.clock import now, rfc3339
 from core.ids import encode
 from jobs.models import Job
 from killatamata.background import notice
+from tests.leasing import until_true
 from tests.webhooks.receiver import never, receiving
 from tests.webhooks.scene import CARRIER, FAST, Scene
-from webhooks.sending import BROKEN, UNANSWERED, Sender, TryAgain
+from webhooks.sending import BROKEN, SHARE, UNANSWERED, Sender, TryAgain
 from webhooks.store import Delivery
 
 
@@ -276,3 +277,28 @@ async def test_what_was_received_stays_delivered(scene: Scene) -> None:
         await first
     found = await scene.delivery(job)
     assert (found.state, came(found)) == ("delivered", [(302, None), (200, None)])
+
+
+async def test_a_try_beyond_the_accounts_share_comes_back_and_does_not_count(scene: Scene) -> None:
+    (account, _), (other, _) = await scene.account(), await scene.account()
+    sender = scene.sender(timeout=60.0, lease=61.0)
+    async with receiving(never) as silent, receiving() as quick:
+        under_way = []
+        for _ in range(SHARE):
+            delivery = await scene.carried(await scene.succeeded(account, silent.url))
+            under_way.append(asyncio.create_task(sender.attempt(delivery, CARRIER)))
+        await until_true(lambda: len(silent.got) == SHARE, "the share under way")
+        job = await scene.succeeded(account, quick.url)
+        waiting = await scene.carried(job)
+        with pytest.raises(TryAgain) as again:
+            await sender.attempt(waiting, CARRIER)
+        await sender.attempt(waiting, CARRIER + 1)
+        found = await scene.delivery(job)
+        assert (found.state, found.attempts, found.next_attempt_at) == ("pending", [], again.value.at)
+        assert again.value.tries == FAST.tries, "it stands behind everybody's tries"
+        elsewhere = await scene.succeeded(other, quick.url)
+        assert (await tried(sender, scene, elsewhere)).state == "delivered"
+        for task in under_way:
+            task.cancel()
+        await asyncio.wait(under_way)
+        assert (await tried(sender, scene, job)).state == "delivered"

@@ -7,10 +7,12 @@ import pytest
 
 from core.errors import NotFound, WrongState
 from core.ids import uuid7
+from jobs.statistics import _DELIVERIES
 from tests.webhooks.scene import CARRIER, Scene
 from webhooks.store import MOST_LISTED
 
 URL = "https://example.com/hook"
+ENDED = "UPDATE delivery SET state = 'failed', ended_at = clock_timestamp() WHERE job_id = $1 AND ended_at IS NULL"
 
 
 async def test_a_secret_is_made_once_however_many_ask(scene: Scene) -> None:
@@ -60,6 +62,9 @@ async def test_who_may_redeliver_what(scene: Scene) -> None:
     waiting = await scene.world.submit(account, webhook_url=URL)
     webhooks = scene.services.webhooks
     async with scene.database.transaction() as connection:
+        with pytest.raises(WrongState, match="still pending"):
+            await webhooks.redeliver(connection, account, job.id)
+        await connection.execute(ENDED, job.id)
         made = await webhooks.redeliver(connection, account, job.id)
         assert (made.type, made.url, made.state) == ("job.succeeded", URL, "pending")
         for who, job_id in ((other, job.id), (account, silent.id), (account, uuid7())):
@@ -73,12 +78,30 @@ async def test_who_may_redeliver_what(scene: Scene) -> None:
     assert await webhooks.deliveries(account, silent.id) == []
 
 
+async def test_redeliveries_at_once_leave_one_pending(scene: Scene) -> None:
+    account = await scene.world.account()
+    job = await scene.succeeded(account, URL)
+    await scene.database.execute(ENDED, job.id)
+
+    async def redeliver() -> bool:
+        async with scene.database.transaction() as connection:
+            try:
+                await scene.services.webhooks.redeliver(connection, account, job.id)
+            except WrongState:
+                return False
+            return True
+
+    assert sum(await asyncio.gather(*(redeliver() for _ in range(6)))) == 1
+    assert len(await scene.services.webhooks.deliveries(account, job.id)) == 2
+
+
 async def test_the_list_is_newest_first_and_has_an_end(scene: Scene) -> None:
     account = await scene.world.account()
     job = await scene.succeeded(account, URL)
     made = []
     for _ in range(MOST_LISTED + 5):
         async with scene.database.transaction() as connection:
+            await connection.execute(ENDED, job.id)
             made.append((await scene.services.webhooks.redeliver(connection, account, job.id)).id)
     listed = await scene.services.webhooks.deliveries(account, job.id)
     assert [each.id for each in listed] == made[:-101:-1]
@@ -103,3 +126,18 @@ async def test_old_deliveries_go_with_their_tries_and_pending_ones_stay(scene: S
     assert {row["job_id"] for row in left} == {job.id for job in jobs[5:]}
     assert {(row["number"], row["carrier"]) for row in left} == {(1, CARRIER)}
     assert await scene.services.webhooks.remove_old(30, batch=2) == 0
+
+
+async def test_pending_deliveries_are_counted_without_reading_those_that_ended(scene: Scene) -> None:
+    account = await scene.world.account()
+    job = await scene.succeeded(account, URL)
+    await scene.database.execute(
+        "INSERT INTO delivery (id, job_id, account_id, type, url, state, ended_at)"
+        " SELECT gen_random_uuid(), $1, $2, 't', 'u', 'failed', clock_timestamp() FROM generate_series(1, 3000)",
+        job.id,
+        account,
+    )
+    await scene.database.execute("ANALYZE delivery")
+    plan = await scene.database.fetch(f"EXPLAIN {_DELIVERIES}")
+    text = "\n".join(row[0] for row in plan)
+    assert "delivery_pending" in text, text
