@@ -59,7 +59,7 @@ class Services:
     rate_limits: RateLimits
     webhooks: Webhooks
     hub: Hub
-    room: Room = field(default_factory=lambda: Room(512_000_000))
+    room: Room = field(default_factory=lambda: Room(512_000_000, 128_000_000))
     large: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(2))
     asking: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -97,7 +97,7 @@ class Services:
             ),
             artifacts=Artifacts(database, store, settings.output_days),
             wakeup=Wakeup(database),
-            room=Room(settings.max_bodies_bytes),
+            room=Room(settings.max_bodies_bytes, max(settings.max_bodies_bytes // 4, settings.max_body_bytes)),
             rate_limits=RateLimits.of(settings),
             webhooks=Webhooks(database, settings.key),
             hub=Hub(database, keys),
