@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import ParamSpec, TypeVar
 
 from accounts.keys import Keys
+from api.arrivals import Arrivals
 from api.cursors import Cursors
 from api.event_tokens import EventTokens
 from api.rate_limits import RateLimits
@@ -60,6 +61,7 @@ class Services:
     webhooks: Webhooks
     hub: Hub
     room: Room = field(default_factory=lambda: Room(512_000_000, 128_000_000))
+    arrivals: Arrivals = field(default_factory=Arrivals)
     large: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(2))
     asking: asyncio.Lock = field(default_factory=asyncio.Lock)
 
