@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from accounts.keys import Keys
 from api.arrivals import Arrivals
 from api.cursors import Cursors
 from api.event_tokens import EventTokens
+from api.looks import Look
 from api.rate_limits import RateLimits
 from api.room import Room
 from billing.price_books import PriceBooks
@@ -39,7 +40,7 @@ LARGE_BYTES = 1_000_000
 @dataclass(frozen=True)
 class Services:
     """Settings and stores of one ingress process. `large` lets two large bodies be worked on at a time;
-    `asking` one caller ask every part for its health."""
+    `parts` is how the parts were, a moment ago."""
 
     settings: Settings
     base_url: str
@@ -63,7 +64,7 @@ class Services:
     room: Room = field(default_factory=lambda: Room(512_000_000, 128_000_000))
     arrivals: Arrivals = field(default_factory=Arrivals)
     large: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(2))
-    asking: asyncio.Lock = field(default_factory=asyncio.Lock)
+    parts: Look[Any] = field(default_factory=Look)
 
     @classmethod
     def of(cls, settings: Settings) -> Services:
