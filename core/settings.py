@@ -98,7 +98,9 @@ class Settings(BaseSettings):
         "", description="Addresses and networks, comma-separated, of proxies whose X-Forwarded-For is believed."
     )
     metrics_token: Annotated[SecretStr, Field(min_length=16)] | None = Field(
-        None, description="Opens /metrics, as a bearer token; absent: /metrics answers this machine alone."
+        None,
+        description="Opens /metrics, as a bearer token; absent: /metrics answers this machine alone, and with a public_url "
+        "nobody.",
     )
     egress_allow: str = Field(
         "",
