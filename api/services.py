@@ -11,6 +11,7 @@ from accounts.keys import Keys
 from api.arrivals import Arrivals
 from api.cursors import Cursors
 from api.event_tokens import EventTokens
+from api.lately import Lately
 from api.looks import Look
 from api.rate_limits import RateLimits
 from api.room import Room
@@ -40,7 +41,7 @@ LARGE_BYTES = 1_000_000
 @dataclass(frozen=True)
 class Services:
     """Settings and stores of one ingress process. `large` lets two large bodies be worked on at a time;
-    `parts` is how the parts were, a moment ago."""
+    `parts` is how the parts were a moment ago, `refused_keys` the digests of keys that were no keys then."""
 
     settings: Settings
     base_url: str
@@ -65,6 +66,7 @@ class Services:
     arrivals: Arrivals = field(default_factory=Arrivals)
     large: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(2))
     parts: Look[Any] = field(default_factory=Look)
+    refused_keys: Lately[bytes] = field(default_factory=lambda: Lately(5.0, 10_000))
 
     @classmethod
     def of(cls, settings: Settings) -> Services:
