@@ -158,7 +158,8 @@ async def list_entries(call: Call[None, EntriesQuery]) -> Response:
     span = {"since": since or _FIRST, "until": until or _LAST}
     if query.format == "csv":
         headers = {"Content-Disposition": 'attachment; filename="entries.csv"'}
-        return StreamingResponse(_csv(call, **span), headers=headers, media_type="text/csv; charset=utf-8")
+        content = iter(()) if call.request.method == "HEAD" else _csv(call, **span)
+        return StreamingResponse(content, headers=headers, media_type="text/csv; charset=utf-8")
     before = None
     if query.cursor is not None:
         movement, seq = services.cursors.read(_LIST, account, query.cursor)

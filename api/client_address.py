@@ -2,22 +2,36 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import TypeAlias
 
 UNKNOWN = "unknown"
 """Whatever is no address (a Unix socket, nonsense from a proxy) counts as one sender."""
 
 
-def network_of(client: tuple[str, int] | list[str | int] | None) -> str:
+Client: TypeAlias = tuple[str, int] | list[str | int] | None
+"""As ASGI has it in `scope["client"]`."""
+
+
+def network_of(client: Client) -> str:
     """The sender of a request by its ASGI `client`: the peer, or what a trusted proxy says it is."""
-    try:
-        address = ip_address(str(client[0])) if client else None
-    except ValueError:
-        address = None
+    address = _address(client)
     if address is None:
         return UNKNOWN
     if isinstance(address, IPv4Address):
         return str(address)
-    if address.ipv4_mapped is not None:
-        return str(address.ipv4_mapped)
     return f"{address.packed[:8].hex(':', 2)}::/64"
+
+
+def of_this_machine(client: Client) -> bool:
+    """Whether it is a loopback address."""
+    address = _address(client)
+    return address is not None and address.is_loopback
+
+
+def _address(client: Client) -> IPv4Address | IPv6Address | None:
+    try:
+        address = ip_address(str(client[0])) if client else None
+    except ValueError:
+        return None
+    return address.ipv4_mapped or address if isinstance(address, IPv6Address) else address

@@ -64,7 +64,7 @@ class EventsQuery(Query):
 async def _key_or_token(request: Request, services: Services) -> Caller:
     token = request.query_params.get("token")
     if token is None:
-        return await authenticate(request.headers, services.keys)
+        return await authenticate(request, services)
     claim = services.event_tokens.read(token, now())
     if claim.job_id != decode("job", request.query_params.get("jobId", "")):
         raise Unauthorized("This token is for another job; use eventsUrl exactly as the submit gave it.")
@@ -72,7 +72,7 @@ async def _key_or_token(request: Request, services: Services) -> Caller:
     if caller is None:
         raise Unauthorized("The API key that gave out this token was revoked.")
     if not {"authorization", "x-api-key"}.isdisjoint(request.headers):
-        by_key = await authenticate(request.headers, services.keys)
+        by_key = await authenticate(request, services)
         if by_key.account_id != caller.account_id:
             raise Unauthorized("The token and the API key belong to different accounts; send one of them.")
     return caller

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Literal
 
 from pydantic import Field
 from starlette.responses import Response
 
 from api.call import Call
+from api.client_address import of_this_machine
 from api.models import Answer, Query
 from api.routing import BASE, operation
 from api.services import Services
 from core.database import UNAVAILABLE
-from core.errors import DatabaseUnavailable, StorageUnavailable
+from core.errors import ApiError, DatabaseUnavailable, RateLimited, StorageUnavailable
 from storage import StoreUnavailable
 
 _PATIENCE_SECONDS = 2
@@ -52,29 +54,33 @@ class HealthAnswer(Answer):
     tag="service",
     answer=HealthAnswer,
     query=HealthQuery,
-    errors=(DatabaseUnavailable, StorageUnavailable),
+    errors=(RateLimited, DatabaseUnavailable, StorageUnavailable),
     public=True,
     limited=False,
     aliases=("/health",),
 )
 async def health(call: Call[None, HealthQuery]) -> Response:
-    """Say that the service answers; with deep=1, ask each part it needs, and answer 503 when one is away."""
+    """Say that the service answers; with deep=1, ask each part it needs, at most once a second, and answer 503 when one is
+    away."""
     if not call.query.deep:
         return HealthAnswer(status="ok").response()
-    # However many ask, the parts are asked by one of them at a time.
-    async with call.services.asking:
-        return HealthAnswer(status="ok", parts=await _parts(call.services)).response()
+    if not of_this_machine(call.request.scope.get("client")):
+        await call.services.rate_limits.admit_address(call.request.scope)
+    found: Parts | ApiError = await call.services.parts.get(partial(_parts, call.services))
+    if isinstance(found, ApiError):
+        raise type(found)(details=found.details)
+    return HealthAnswer(status="ok", parts=found).response()
 
 
-async def _parts(services: Services) -> Parts:
+async def _parts(services: Services) -> Parts | ApiError:
     try:
         async with asyncio.timeout(_PATIENCE_SECONDS):
             dispatching = await services.database.fetch_value(_DISPATCHERS)
-    except UNAVAILABLE as error:
-        raise DatabaseUnavailable(details={"parts": {"database": "unavailable"}}) from error
+    except UNAVAILABLE:
+        return DatabaseUnavailable(details={"parts": {"database": "unavailable"}})
     try:
         async with asyncio.timeout(_PATIENCE_SECONDS):
             await asyncio.to_thread(services.store.stat, _PROBE)
-    except (StoreUnavailable, TimeoutError) as error:
-        raise StorageUnavailable(details={"parts": {"database": "ok", "storage": "unavailable"}}) from error
+    except (StoreUnavailable, TimeoutError):
+        return StorageUnavailable(details={"parts": {"database": "ok", "storage": "unavailable"}})
     return Parts(database="ok", storage="ok", dispatcher="ok" if dispatching else "absent")

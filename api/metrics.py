@@ -150,7 +150,10 @@ class DatabaseMetrics(Collector):
 
 
 def may_read(settings: Settings, scope: Scope) -> bool:
-    """Whether a request may see the metrics: by the token, or where none is set, from this machine and past no proxy."""
+    """Whether a request may see the metrics: by the token, or where none is set, from this machine and past no proxy.
+
+    With a public URL there is a proxy, which may come from this machine and look like any program here.
+    """
     headers = Headers(scope=scope)
     if settings.metrics_token is not None:
         expected = f"Bearer {settings.metrics_token.get_secret_value()}"
@@ -158,10 +161,11 @@ def may_read(settings: Settings, scope: Scope) -> bool:
     client = scope.get("client")
     if client is None or any(map(headers.get, _FORWARDING)):
         return False
+    # The Host must be of this machine too, or a page whose name resolves to loopback could read on.
+    urls = [f"//{headers.get('host', '')}", *([settings.public_url] if settings.public_url else [])]
     try:
-        # The Host must be of this machine too, or a page whose name resolves to loopback could read on.
-        host = urlsplit(f"//{headers.get('host', '')}").hostname or ""
-        return all(name == "localhost" or ip_address(name).is_loopback for name in (client[0], host))
+        names = [client[0], *(urlsplit(url).hostname or "" for url in urls)]
+        return all(name == "localhost" or ip_address(name).is_loopback for name in names)
     except ValueError:
         return False
 

@@ -32,6 +32,10 @@ LONG_BYTES = 1 << 16
 """From this size on, a `dataBase64` becomes a `LongText`."""
 SILENCE_SECONDS = 30.0
 BODY_SECONDS = 600.0
+LARGE_BYTES = 1_000_000
+"""A body of more, declared or received, must come at `LEAST_BYTES_A_SECOND` on average once `GRACE_SECONDS` are over."""
+GRACE_SECONDS = 10.0
+LEAST_BYTES_A_SECOND = 64_000
 
 _BACKSLASH = ord("\\")
 # In valid JSON, and after no backslash, these bytes end with the quote that opens the value of that name: inside a string
@@ -57,18 +61,27 @@ async def read(request: Request, limit: int, guest: Guest) -> bytearray:
     Raises:
         UnsupportedMediaType: it says otherwise.
         BodyTooLarge: more than `limit` bytes, declared or sent.
-        BodyTooSlow: nothing came for `SILENCE_SECONDS`, or not all of it within `BODY_SECONDS`.
+        BodyTooSlow: nothing came for `SILENCE_SECONDS`, or not all of it within `BODY_SECONDS`, or it is large and slow.
         MalformedJson: more values than any request needs.
         Overloaded: there is no room for it.
     """
     _require_json(request.headers.getlist("content-type"))
-    declared = request.headers.get("content-length", "")
-    if declared.isdecimal() and int(declared) > limit:
+    length = request.headers.get("content-length", "")
+    declared = int(length) if length.isdecimal() else 0
+    if declared > limit:
         raise _too_large(limit)
     body = bytearray()
     marks = 0
+    began = asyncio.get_running_loop().time()
+
+    def patience() -> float:
+        now = asyncio.get_running_loop().time()
+        large = max(declared, len(body)) > LARGE_BYTES
+        pace = began + GRACE_SECONDS + len(body) / LEAST_BYTES_A_SECOND if large else math.inf
+        return min(now + SILENCE_SECONDS, began + BODY_SECONDS, pace)
+
     try:
-        async with asyncio.timeout(SILENCE_SECONDS) as silence, asyncio.timeout(BODY_SECONDS):
+        async with asyncio.timeout_at(patience()) as patient:
             async for chunk in request.stream():
                 guest.take(len(chunk))
                 body += chunk
@@ -77,7 +90,7 @@ async def read(request: Request, limit: int, guest: Guest) -> bytearray:
                 marks += sum(map(chunk.count, (b",", b"[", b"{")))
                 if marks > MAX_MARKS:
                     raise MalformedJson("The body holds more values than any request needs; send fewer.")
-                silence.reschedule(asyncio.get_running_loop().time() + SILENCE_SECONDS)
+                patient.reschedule(patience())
     except TimeoutError:
         raise BodyTooSlow(headers={"Connection": "close"}) from None
     return body

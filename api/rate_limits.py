@@ -8,6 +8,7 @@ from typing import Any
 
 from accounts.keys import Caller
 from api.client_address import network_of
+from api.lately import Lately
 from api.windows import STORE_AWAY, MemoryWindows, Policy, RedisWindows, Standing, Windows
 from core.errors import RateLimited
 from core.log import logger
@@ -16,6 +17,8 @@ from core.settings import Settings
 
 RETRY_STORE_SECONDS = 5.0
 """After a failure the shared store is left alone for so long, so that a Redis that hangs slows few requests."""
+REFUSED_SECONDS = 60.0
+"""For so long an address that was refused is known to be over its limit."""
 
 _log = logger(__name__)
 
@@ -30,6 +33,7 @@ class RateLimits:
         self.reads = Policy("reads", settings.reads_per_minute)
         self.without_key = Policy("without-key", settings.requests_per_minute_without_key)
         self._own = MemoryWindows()
+        self._refused: Lately[str] = Lately(REFUSED_SECONDS, 10_000)
         self._shared = shared
         self._shared_from = 0.0
         self._clock = clock
@@ -59,14 +63,19 @@ class RateLimits:
         Raises:
             RateLimited: its address sent too many of them.
         """
-        policy = self.without_key
-        standing = await self._admit(scope, policy, network_of(scope.get("client")))
+        policy, who = self.without_key, network_of(scope.get("client"))
+        standing = await self._admit(scope, policy, who)
         if standing is not None:
+            self._refused.note(who)
             raise RateLimited(
                 f"This address may send {policy.quota} requests a minute without a valid key; the next is taken in"
                 f" {standing.wait} seconds, with a valid key at once.",
                 headers={"Retry-After": str(standing.wait)},
             )
+
+    def lately_refused(self, scope: Any) -> bool:
+        """Whether this process refused the request's address a moment ago."""
+        return network_of(scope.get("client")) in self._refused
 
     async def standing(self, policy: Policy, who: str) -> Standing | None:
         """Where somebody stands, uncounted; None when the policy sets no limit."""

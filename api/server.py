@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 import uvicorn
 from uvicorn.supervisors import Multiprocess
 
+from api.bounded_head import BoundedHead
 from core.log import logger
 from core.settings import PREFIX, Settings
 
@@ -48,7 +49,7 @@ def serve(settings: Settings, listening: socket.socket) -> None:
         "api.app:from_environment",
         factory=True,
         loop="uvloop",
-        http="httptools",
+        http=BoundedHead,
         ws="none",
         lifespan="on",
         log_config=None,

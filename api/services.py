@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from accounts.keys import Keys
+from api.arrivals import Arrivals
 from api.cursors import Cursors
 from api.event_tokens import EventTokens
+from api.lately import Lately
+from api.looks import Look
 from api.rate_limits import RateLimits
 from api.room import Room
 from billing.price_books import PriceBooks
@@ -38,7 +41,7 @@ LARGE_BYTES = 1_000_000
 @dataclass(frozen=True)
 class Services:
     """Settings and stores of one ingress process. `large` lets two large bodies be worked on at a time;
-    `asking` one caller ask every part for its health."""
+    `parts` is how the parts were a moment ago, `refused_keys` the digests of keys that were no keys then."""
 
     settings: Settings
     base_url: str
@@ -59,9 +62,11 @@ class Services:
     rate_limits: RateLimits
     webhooks: Webhooks
     hub: Hub
-    room: Room = field(default_factory=lambda: Room(512_000_000))
+    room: Room = field(default_factory=lambda: Room(512_000_000, 128_000_000))
+    arrivals: Arrivals = field(default_factory=Arrivals)
     large: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(2))
-    asking: asyncio.Lock = field(default_factory=asyncio.Lock)
+    parts: Look[Any] = field(default_factory=Look)
+    refused_keys: Lately[bytes] = field(default_factory=lambda: Lately(5.0, 10_000))
 
     @classmethod
     def of(cls, settings: Settings) -> Services:
@@ -97,7 +102,7 @@ class Services:
             ),
             artifacts=Artifacts(database, store, settings.output_days),
             wakeup=Wakeup(database),
-            room=Room(settings.max_bodies_bytes),
+            room=Room(settings.max_bodies_bytes, max(settings.max_bodies_bytes // 4, settings.max_body_bytes)),
             rate_limits=RateLimits.of(settings),
             webhooks=Webhooks(database, settings.key),
             hub=Hub(database, keys),

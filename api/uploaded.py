@@ -4,28 +4,36 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import datetime
 from functools import partial
 
-from anyio import CancelScope, fail_after
+from anyio import CancelScope, current_time
 from anyio.to_thread import run_sync
 from pydantic import Field
 from starlette.datastructures import Headers
+from starlette.requests import Request
 from starlette.responses import Response
 
 from api.call import Call
 from api.models import Answer, Query
+from api.parsing import LEAST_BYTES_A_SECOND, SILENCE_SECONDS
 from api.routing import operation
 from core.clock import now
 from core.errors import (
     BodyTooLarge,
+    BodyTooSlow,
     Forbidden,
     InvalidInput,
+    Overloaded,
     StorageUnavailable,
     UnsupportedMediaType,
     UploadConflict,
     UploadExpired,
 )
 from storage import Draft, ObjectExists, Store, UploadPromise
+
+LONGEST_SECONDS = 600.0
+"""An upload may take so long, or as long as it needs at `LEAST_BYTES_A_SECOND`."""
 
 
 class UploadQuery(Query):
@@ -52,34 +60,50 @@ class UploadedAnswer(Answer):
     tag="media",
     answer=UploadedAnswer,
     query=UploadQuery,
-    errors=(Forbidden, UploadConflict, UploadExpired, StorageUnavailable),
+    errors=(Forbidden, BodyTooSlow, UploadConflict, UploadExpired, Overloaded, StorageUnavailable),
     public=True,
     raw=True,
     limited=False,
 )
 async def put_upload(call: Call[None, UploadQuery]) -> Response:
     """Send a file to the URL that an upload was given. It must have the type, size and digest that were promised, and be
-    complete before the URL expires. The same file may be sent again, another one may not.
+    complete before the URL expires. One sender at a time: who is silent for 30 s is given up. The same file may be sent
+    again, another one may not.
     """
     store, request, key = call.services.store, call.request, call.request.path_params["key"]
     instant = now()
     promise = store.verify_upload(key, call.query.model_dump(by_alias=True), instant)
     _check_headers(request.headers, promise)
+    with call.services.arrivals.one(key):
+        there = await run_sync(store.stat, key)
+        if there is not None and promise.sha256 not in (None, there.sha256):
+            raise UploadConflict(headers={"Connection": "close"})
+        return await _stored(request, store, key, promise, instant)
+
+
+async def _stored(request: Request, store: Store, key: str, promise: UploadPromise, instant: datetime) -> Response:
     async with _drafted(store, key, promise.mime_type) as draft:
-        try:
-            with fail_after((promise.expires_at - instant).total_seconds()):
-                async for chunk in request.stream():
-                    if draft.size + len(chunk) > promise.bytes:
-                        raise _too_large(promise)
-                    await run_sync(draft.write, chunk)
-        except TimeoutError:
-            raise UploadExpired from None
+        await _fill(draft, request, promise, (promise.expires_at - instant).total_seconds())
         if draft.size < promise.bytes:
             raise _too_short(draft.size, promise)
         if promise.sha256 not in (None, draft.sha256):
             raise InvalidInput(f"The body's SHA-256 is {draft.sha256}, and {promise.sha256} was promised.")
         await _keep(store, key, draft)
         return UploadedAnswer(mime_type=promise.mime_type, bytes=draft.size, sha256=draft.sha256).response()
+
+
+async def _fill(draft: Draft, request: Request, promise: UploadPromise, life: float) -> None:
+    began = current_time()
+    end = began + min(life, max(LONGEST_SECONDS, promise.bytes / LEAST_BYTES_A_SECOND))
+    with CancelScope(deadline=min(end, began + SILENCE_SECONDS)) as patience:
+        async for chunk in request.stream():
+            if draft.size + len(chunk) > promise.bytes:
+                raise _too_large(promise)
+            await run_sync(draft.write, chunk)
+            patience.deadline = min(end, current_time() + SILENCE_SECONDS)
+    if patience.cancelled_caught:
+        late = UploadExpired if current_time() >= began + life else BodyTooSlow
+        raise late(headers={"Connection": "close"})
 
 
 @asynccontextmanager

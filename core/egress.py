@@ -228,9 +228,10 @@ async def _body(response: httpcore.Response, headers: httpx.Headers, max_bytes: 
 def _parse(text: str, base: httpx.URL | None = None) -> httpx.URL:
     try:
         url = httpx.URL(text) if base is None else base.join(text)
-    except httpx.InvalidURL:
+        host = url.host
+    except (httpx.InvalidURL, UnicodeError):
         raise BadUrl("The URL cannot be read; give one such as https://example.com/picture.png.") from None
-    if url.scheme not in ("http", "https") or not url.host or len(text) > MAX_URL_CHARACTERS:
+    if url.scheme not in ("http", "https") or not host or len(text) > MAX_URL_CHARACTERS:
         raise BadUrl(f"Only http and https URLs of at most {MAX_URL_CHARACTERS} characters are taken.")
     if url.userinfo:
         raise BadUrl("The URL carries a user name or password; give one that needs none.")

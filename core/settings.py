@@ -62,7 +62,9 @@ class Settings(BaseSettings):
     log_json: bool | None = Field(None, description="Absent: JSON unless the log goes to a terminal.")
     max_body_bytes: Annotated[int, Field(ge=1024)] = Field(64_000_000, description="Largest JSON body.")
     max_bodies_bytes: Annotated[int, Field(ge=1024)] = Field(
-        512_000_000, description="Bodies that one ingress process takes in at a time; it needs twice as much memory."
+        512_000_000,
+        description="Bodies that one ingress process takes in at a time, a quarter of it from one account; it needs twice "
+        "as much memory.",
     )
     output_url_seconds: Annotated[int, Field(ge=1)] = Field(3600, description="Life of a signed output URL.")
     output_days: Annotated[float, Field(gt=0)] = Field(7, description="Outputs are kept this long after a job's end.")
@@ -100,7 +102,9 @@ class Settings(BaseSettings):
         "", description="Addresses and networks, comma-separated, of proxies whose X-Forwarded-For is believed."
     )
     metrics_token: Annotated[SecretStr, Field(min_length=16)] | None = Field(
-        None, description="Opens /metrics, as a bearer token; absent: /metrics answers this machine alone."
+        None,
+        description="Opens /metrics, as a bearer token; absent: /metrics answers this machine alone, and with a public_url "
+        "nobody.",
     )
     egress_allow: str = Field(
         "",

@@ -23,6 +23,7 @@ FINAL = frozenset({"succeeded", "failed", "cancelled"})
 _JOBS = "/api/v1/media/jobs"
 _POLL_SECONDS = 1.0
 _FILE_TRIES = 4
+_MOST_REDIRECTS = 5
 _CHUNK_BYTES = 1 << 20
 
 
@@ -42,7 +43,9 @@ class Client:
             base_url=base_url, headers={"Authorization": f"Bearer {api_key}"}, timeout=30, trust_env=False
         )
         # URLs of files are their own credential; the account's key is nothing for a store.
-        self._files = httpx.AsyncClient(base_url=base_url, timeout=30, trust_env=False)
+        self._files = httpx.AsyncClient(
+            base_url=base_url, timeout=30, trust_env=False, follow_redirects=True, max_redirects=_MOST_REDIRECTS
+        )
 
     async def __aenter__(self) -> Client:
         return self
@@ -162,7 +165,9 @@ class Client:
         headers = {"Content-Type": mime_type, "Content-Length": str(size)}
         for left in reversed(range(_FILE_TRIES)):
             try:
-                answer = await self._files.put(made["uploadUrl"], content=_chunks(path, size), headers=headers)
+                answer = await self._files.put(
+                    made["uploadUrl"], content=_chunks(path, size), headers=headers, follow_redirects=False
+                )
             except httpx.RequestError as error:
                 if not left:
                     raise Unreachable(f"{path.name} did not get through ({error!r}); send it again") from error

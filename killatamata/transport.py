@@ -71,6 +71,8 @@ def body_of(answer: httpx.Response) -> dict[str, Any] | None:
 def passing(answer: httpx.Response) -> bool:
     """Whether the same request may fare better in a moment."""
     code = (body_of(answer) or {}).get("error")
+    if code == "upload_conflict":
+        return "Retry-After" in answer.headers
     return code in _PASSING_CODES or (answer.status_code == 503 and code != "task_unavailable")
 
 

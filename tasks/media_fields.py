@@ -53,6 +53,8 @@ def _http_url(text: str) -> str:
         sound = False
     if not sound or _SPACE_OR_CONTROL.search(text):
         raise PydanticCustomError("url_form", "must be a URL that begins with http:// or https:// and names a host")
+    if "@" in parts.netloc:
+        raise PydanticCustomError("url_credentials", "must carry no user name or password: give a URL that needs none")
     return text
 
 

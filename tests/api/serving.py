@@ -13,13 +13,14 @@ from typing import Any
 import uvicorn
 
 from api.app import application
+from api.bounded_head import BoundedHead
 from api.services import Services
 
 
 @contextmanager
 def served(services: Services) -> Iterator[int]:
     """The ingress on a port of its own."""
-    config = uvicorn.Config(application(services), http="httptools", log_config=None, timeout_graceful_shutdown=2)
+    config = uvicorn.Config(application(services), http=BoundedHead, log_config=None, timeout_graceful_shutdown=2)
     server = uvicorn.Server(config)
     with socket.create_server(("127.0.0.1", 0)) as listening:
         thread = threading.Thread(target=lambda: asyncio.run(server.serve([listening])))

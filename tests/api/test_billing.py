@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from api import billing
+from billing import statements
 from billing.chain import GENESIS, Entry, link
 from tests.serving import Served, serving
 
@@ -127,6 +128,20 @@ async def test_a_csv_has_every_entry_of_the_range(served: Served, monkeypatch: p
     assert rows[0]["amountUsd"] == "0.020972"
     later = {"format": "csv", "since": "2100-01-01T00:00:00Z"}
     assert len((await served.client.get(ENTRIES, params=later)).text.splitlines()) == 1
+
+
+async def test_the_head_of_a_csv_reads_no_entry(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    await served.submit()
+    whole = await served.client.get(ENTRIES, params={"format": "csv"})
+
+    async def read(*_: object, **__: object) -> None:
+        raise AssertionError("the ledger was read")
+
+    monkeypatch.setattr(statements, "page", read)
+    head = await served.client.head(ENTRIES, params={"format": "csv"})
+    assert (head.status_code, head.content) == (200, b"")
+    for name in ("content-type", "content-disposition", "cache-control", "content-length"):
+        assert head.headers.get(name) == whole.headers.get(name)
 
 
 async def test_a_range_of_time_is_half_open(served: Served) -> None:

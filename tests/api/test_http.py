@@ -1,13 +1,18 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import asyncpg
 import pytest
 from starlette.testclient import TestClient
 
+from api import looks
+from api.app import application
 from api.middleware import RequestContext
+from api.rate_limits import RateLimits
 from api.services import Services
+from core.settings import Settings
 from storage import StoreUnavailable
 from tests.api.doubles import KEY, OTHER_KEY, DatabaseDouble
 
@@ -139,7 +144,10 @@ def test_the_key_is_asked_for_before_anything_is_read(client: TestClient) -> Non
     ],
 )
 @pytest.mark.parametrize("path", ["/api/v1/balance", "/api/v1/health?deep=1"])
-def test_an_absent_database_is_503(client: TestClient, database: DatabaseDouble, failure: Exception, path: str) -> None:
+def test_an_absent_database_is_503(
+    client: TestClient, database: DatabaseDouble, failure: Exception, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(looks, "FRESH_SECONDS", 0.0)
     database.failure = failure
     answer = client.get(path)
     assert answer.status_code == 503
@@ -192,6 +200,7 @@ def test_health_needs_no_database_and_no_key(client: TestClient, database: Datab
 def test_deep_health_reports_each_part(
     client: TestClient, services: Services, database: DatabaseDouble, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(looks, "FRESH_SECONDS", 0.0)
     parts = {"database": "ok", "storage": "ok", "dispatcher": "absent"}
     assert client.get("/health?deep=1").json() == {"status": "ok", "parts": parts}
 
@@ -205,6 +214,39 @@ def test_deep_health_reports_each_part(
         assert answer.json()["details"]["parts"] == {"database": "ok", "storage": "unavailable"}
     database.failure = ConnectionRefusedError()
     assert client.get("/health?deep=1").json()["details"]["parts"] == {"database": "unavailable"}
+
+
+def test_deep_looks_ask_the_parts_once_in_a_while(
+    services: Services, database: DatabaseDouble, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(looks, "FRESH_SECONDS", 3600.0)
+    asked = []
+
+    async def fetch_value(query: str) -> bool:
+        asked.append(query)
+        database._used()
+        return True
+
+    monkeypatch.setattr(database, "fetch_value", fetch_value)
+    database.failure = ConnectionRefusedError()
+    with TestClient(application(services), client=("127.0.0.1", 1)) as client:
+        with monkeypatch.context() as patch:
+            patch.setattr(looks, "FRESH_SECONDS", 0.0)
+            client.get("/health?deep=1")
+        answers = [client.get("/health?deep=1") for _ in range(50)]
+        assert {answer.status_code for answer in answers} == {503}
+        assert answers[-1].json()["details"]["parts"] == {"database": "unavailable"}
+        assert len(asked) == 2
+
+
+@pytest.mark.parametrize(("peer", "counted"), [("203.0.113.7", True), ("127.0.0.1", False), ("::1", False)])
+def test_deep_looks_of_strangers_are_counted(services: Services, peer: str, counted: bool) -> None:
+    settings = Settings(**(services.settings.model_dump() | {"requests_per_minute_without_key": 3}))
+    limited = replace(services, settings=settings, rate_limits=RateLimits(settings))
+    with TestClient(application(limited), client=(peer, 1)) as client:
+        statuses = [client.get("/health?deep=1").status_code for _ in range(5)]
+        assert statuses == ([200] * 3 + [429] * 2 if counted else [200] * 5)
+        assert client.get("/health").status_code == 200
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,11 @@ def samples(text: str) -> dict[tuple[str, tuple[str, ...]], float]:
 def there(monkeypatch: pytest.MonkeyPatch, services: Services) -> Services:
     """Services whose database answers nothing, so that every source is content with it."""
     monkeypatch.setattr(metrics, "SOURCES", ())
-    return services
+    return with_settings(services, public_url=None, port=8000)
+
+
+def with_settings(services: Services, **changes: Any) -> Services:
+    return replace(services, settings=Settings(**(services.settings.model_dump() | changes)))
 
 
 def ask(services: Services, peer: str = "127.0.0.1", url: str = LOCAL, method: str = "GET", **headers: str) -> Any:
@@ -96,8 +100,25 @@ def test_for_everybody_else_there_is_nothing(
     assert {*answer.headers} == {*same.headers}
 
 
+@pytest.mark.parametrize(
+    ("public_url", "open_to_here"),
+    [
+        ("http://localhost:8000", True),
+        ("http://127.0.0.1:8000/", True),
+        ("http://[::1]:8000", True),
+        ("https://api.example.test", False),
+        ("http://10.0.0.7:8000", False),
+        ("api.example.test", False),
+    ],
+)
+def test_with_a_public_url_the_token_is_demanded(there: Services, public_url: str, open_to_here: bool) -> None:
+    services = with_settings(there, public_url=public_url)
+    assert ask(services).status_code == (200 if open_to_here else 404)
+    assert ask(with_settings(services, metrics_token=TOKEN), **BEARER).status_code == 200
+
+
 def test_with_a_token_only_the_token_opens(there: Services) -> None:
-    services = replace(there, settings=Settings(**(there.settings.model_dump() | {"metrics_token": TOKEN})))
+    services = with_settings(there, metrics_token=TOKEN)
     assert ask(services).status_code == 404
     assert ask(services, "203.0.113.7", "https://api.example.test", **BEARER).status_code == 200
     assert ask(services, "127.0.0.1", X_Forwarded_For="203.0.113.7", **BEARER).status_code == 200
@@ -114,8 +135,7 @@ def test_with_a_token_only_the_token_opens(there: Services) -> None:
 
 
 def test_a_trusted_proxy_is_no_way_in(there: Services) -> None:
-    settings = Settings(**(there.settings.model_dump() | {"trusted_proxies": "10.1.0.0/16"}))
-    answer = ask(replace(there, settings=settings), "10.1.2.3", X_Forwarded_For="127.0.0.1")
+    answer = ask(with_settings(there, trusted_proxies="10.1.0.0/16"), "10.1.2.3", X_Forwarded_For="127.0.0.1")
     assert answer.status_code == 404
 
 
@@ -144,7 +164,7 @@ def test_every_metric_is_documented() -> None:
 async def scraped(served: Served) -> dict[tuple[str, tuple[str, ...]], float]:
     transport = httpx.ASGITransport(served.app, client=("127.0.0.1", 1))
     async with httpx.AsyncClient(transport=transport, base_url=LOCAL) as client:
-        answer = await client.get("/metrics")
+        answer = await client.get("/metrics", headers=BEARER)
     assert answer.status_code == 200
     check_conventions(answer.text)
     return samples(answer.text)
@@ -165,7 +185,7 @@ def check_conventions(text: str) -> None:
 
 
 async def test_what_the_ledger_checks_found_is_told(database_url: str, tmp_path: Path) -> None:
-    async with serving(database_url, tmp_path) as served:
+    async with serving(database_url, tmp_path, metrics_token=TOKEN) as served:
         await checks.check_all(served.services.database)
         await checks.keep(served.services.database, "holds", 3, [served.account])
         found = await scraped(served)
@@ -174,7 +194,7 @@ async def test_what_the_ledger_checks_found_is_told(database_url: str, tmp_path:
 
 
 async def test_the_database_says_what_waits_runs_and_is_held(database_url: str, tmp_path: Path) -> None:
-    async with serving(database_url, tmp_path) as served:
+    async with serving(database_url, tmp_path, metrics_token=TOKEN) as served:
         jobs = [await served.submit() for _ in range(3)]
         await served.claim()
         await served.services.database.execute(
@@ -197,7 +217,7 @@ async def test_the_database_says_what_waits_runs_and_is_held(database_url: str, 
 
 
 async def test_a_hold_whose_job_has_ended_is_seen(database_url: str, tmp_path: Path) -> None:
-    async with serving(database_url, tmp_path) as served:
+    async with serving(database_url, tmp_path, metrics_token=TOKEN) as served:
         for _ in range(2):
             await served.submit()
         lease = await served.claim()
@@ -209,7 +229,7 @@ async def test_a_hold_whose_job_has_ended_is_seen(database_url: str, tmp_path: P
 
 
 async def test_a_job_that_was_handed_back_is_not_the_oldest_waiting(database_url: str, tmp_path: Path) -> None:
-    async with serving(database_url, tmp_path) as served:
+    async with serving(database_url, tmp_path, metrics_token=TOKEN) as served:
         await served.submit()
         await served.claim()
         await served.services.database.execute("UPDATE job SET created_at = created_at - interval '1 h'")
@@ -220,7 +240,7 @@ async def test_a_job_that_was_handed_back_is_not_the_oldest_waiting(database_url
 
 
 async def test_submits_and_money_are_counted_by_task(database_url: str, tmp_path: Path) -> None:
-    async with serving(database_url, tmp_path, credit=50_000) as served:
+    async with serving(database_url, tmp_path, metrics_token=TOKEN, credit=50_000) as served:
         before = await scraped(served)
         job = await served.submit(idempotencyKey="once")
         await served.submit(idempotencyKey="once")
@@ -260,7 +280,8 @@ async def test_the_database_is_asked_once_for_many_scrapes(database: DatabaseDou
 def test_without_a_database_the_process_still_tells_of_itself(
     services: Services, database: DatabaseDouble, failure: Exception
 ) -> None:
-    with TestClient(application(services), LOCAL, client=("127.0.0.1", 1)) as client:
+    here = with_settings(services, public_url=None, port=8000)
+    with TestClient(application(here), LOCAL, client=("127.0.0.1", 1)) as client:
         client.get("/health")
         database.failure = failure
         found = samples(client.get("/metrics").text)

@@ -254,7 +254,7 @@ async def test_a_body_that_does_not_come_is_408(monkeypatch: pytest.MonkeyPatch,
 
     request = Request({"type": "http", "headers": [(b"content-type", b"application/json")]}, receive)
     with pytest.raises(BodyTooSlow) as caught:
-        await parsing.read(request, 1000, Guest(Room(10_000)))
+        await parsing.read(request, 1000, Guest(Room(10_000, 10_000)))
     assert (caught.value.status, caught.value.headers) == (408, {"Connection": "close"})
 
 
@@ -267,4 +267,42 @@ async def test_a_body_that_drips_but_comes_is_read(monkeypatch: pytest.MonkeyPat
         return {"type": "http.request", "body": bytes([left.pop(0)]), "more_body": bool(left)}
 
     request = Request({"type": "http", "headers": [(b"content-type", b"application/json")]}, receive)
-    assert await parsing.read(request, 1000, Guest(Room(10_000))) == b'{"label": 1}'
+    assert await parsing.read(request, 1000, Guest(Room(10_000, 10_000))) == b'{"label": 1}'
+
+
+def _dripping(size: int, piece: int, declared: bytes) -> Request:
+    left = size
+
+    async def receive() -> Message:
+        nonlocal left
+        await asyncio.sleep(0.01)
+        left -= piece
+        return {"type": "http.request", "body": b" " * piece, "more_body": left > 0}
+
+    headers = [(b"content-type", b"application/json"), (b"content-length", declared)]
+    return Request({"type": "http", "headers": headers}, receive)
+
+
+@pytest.mark.parametrize(
+    ("size", "piece", "declared"),
+    [(2_000_000, 1, b"2000000"), (2_000_000, 20_000, b"2000000"), (2_000_000, 40_000, b"")],
+    ids=["silent", "slow", "undeclared"],
+)
+async def test_a_large_body_must_keep_a_pace(
+    monkeypatch: pytest.MonkeyPatch, size: int, piece: int, declared: bytes
+) -> None:
+    monkeypatch.setattr(parsing, "GRACE_SECONDS", 0.1)
+    monkeypatch.setattr(parsing, "LEAST_BYTES_A_SECOND", 20_000_000)
+    with pytest.raises(BodyTooSlow):
+        await parsing.read(_dripping(size, piece, declared), 10_000_000, Guest(Room(10_000_000, 10_000_000)))
+
+
+@pytest.mark.parametrize(
+    ("piece", "pace"), [(50_000, 1e12), (200_000, 1000)], ids=["small and slow", "large and fast enough"]
+)
+async def test_who_keeps_the_pace_or_is_small_is_read(monkeypatch: pytest.MonkeyPatch, piece: int, pace: float) -> None:
+    monkeypatch.setattr(parsing, "GRACE_SECONDS", 0.0 if pace > 1e9 else 5.0)
+    monkeypatch.setattr(parsing, "LEAST_BYTES_A_SECOND", pace)
+    size = piece * 10
+    request = _dripping(size, piece, str(size).encode())
+    assert len(await parsing.read(request, 10_000_000, Guest(Room(10_000_000, 10_000_000)))) == size

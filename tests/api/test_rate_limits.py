@@ -12,6 +12,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from api.app import OPERATIONS, application
+from api.lately import Lately
 from api.rate_limits import RETRY_STORE_SECONDS, RateLimits
 from api.services import Services
 from api.windows import MemoryWindows, Policy, RedisWindows, Standing
@@ -112,6 +113,43 @@ def test_without_a_valid_key_the_address_is_counted_and_the_key_is_not_named(ser
         assert refused.json()["error"] == "rate_limited"
         assert client.get(BALANCE, headers={"x-api-key": ""}).status_code == 429
         assert client.get(BALANCE).status_code == 200
+
+
+def test_beyond_the_limit_a_wrong_key_costs_no_look_up_and_a_valid_one_passes(
+    serve: Serve, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, asked = services.keys.authenticate, list[str]()
+
+    async def authenticate(key: str) -> Any:
+        asked.append(key)
+        return await real(key)
+
+    monkeypatch.setattr(services.keys, "authenticate", authenticate)
+    monkeypatch.setattr(services.refused_keys, "_seconds", 3600.0)
+    with serve() as client:
+        statuses = [client.get(BALANCE, headers=WRONG).status_code for _ in range(30)]
+        assert statuses == [401] * 3 + [429] * 27
+        assert asked == [WRONG["x-api-key"]] * 5, "each of the first four, and once more to note that it is none"
+        assert [client.get(BALANCE).status_code for _ in range(2)] == [200, 200]
+        assert client.get(BALANCE, headers={"x-api-key": OTHER_KEY}).status_code == 200
+        assert asked[5:] == [KEY, KEY, OTHER_KEY]
+    with serve("198.51.100.9") as client:
+        assert client.get(BALANCE, headers=WRONG).status_code == 401
+        assert asked[8:] == [WRONG["x-api-key"]], "an address within its limit is told by the database"
+
+
+def test_what_happened_lately_is_forgotten_and_never_much() -> None:
+    now = [0.0]
+    lately: Lately[int] = Lately(5.0, 3, lambda: now[0])
+    for number in range(3):
+        lately.note(number)
+        now[0] += 1
+    lately.note(0)
+    lately.note(3)
+    assert [number in lately for number in range(5)] == [True, False, True, True, False]
+    now[0] = 7
+    assert [number in lately for number in range(5)] == [True, False, False, True, False]
+    assert len(lately._until) == 3
 
 
 def test_a_valid_key_does_not_count_for_its_address(serve: Serve) -> None:

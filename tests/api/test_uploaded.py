@@ -8,6 +8,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ import httpx
 import pytest
 from starlette.testclient import TestClient
 
+from api import uploaded
+from api.arrivals import MOST
 from api.services import Services
 from core.clock import now
 from storage import Artifact, LocalStore, Store, StoreUnavailable
@@ -259,3 +262,77 @@ def test_of_files_at_the_same_moment_one_wins(services: Services, store: Store) 
         found = list(pool.map(send, range(4)))
     assert sorted(found) == [200, 409, 409, 409]
     assert store.read(KEY)[0] == found.index(200)
+
+
+def test_one_at_a_time_writes_a_key(services: Services, store: Store) -> None:
+    url = url_of(store)
+    with served(services) as port, socket.create_connection(("127.0.0.1", port), timeout=20) as first:
+        first.sendall(head_of(url, len(CONTENT)) + CONTENT[:1000])
+        address = f"http://127.0.0.1:{port}{urlsplit(url).path}?{urlsplit(url).query}"
+        until(lambda: services.arrivals._keys, "the first began")
+        second = httpx.put(address, content=CONTENT, timeout=20)
+        assert (second.status_code, second.json()["error"]) == (409, "upload_conflict")
+        assert (second.headers["retry-after"], second.headers["connection"]) == ("5", "close")
+        first.sendall(CONTENT[1000:])
+        assert first.recv(1000).startswith(b"HTTP/1.1 200 ")
+        assert httpx.put(address, content=CONTENT, timeout=20).status_code == 200
+
+
+def test_who_goes_away_lets_the_next_one_in(services: Services, store: Store) -> None:
+    url = url_of(store)
+    with served(services) as port:
+        with socket.create_connection(("127.0.0.1", port), timeout=20) as first:
+            first.sendall(head_of(url, len(CONTENT)) + CONTENT[:1000])
+            until(lambda: services.arrivals._keys, "the first began")
+        until(lambda: not services.arrivals._keys, "the first was given up")
+        address = f"http://127.0.0.1:{port}{urlsplit(url).path}?{urlsplit(url).query}"
+        assert httpx.put(address, content=CONTENT, timeout=20).status_code == 200
+
+
+def test_only_so_many_drafts_at_a_time(client: TestClient, services: Services, store: Store) -> None:
+    with ExitStack() as others:
+        for number in range(MOST):
+            others.enter_context(services.arrivals.one(f"uploads/{number}"))
+        refused = client.put(url_of(store), content=CONTENT, headers=WEBP)
+        assert (refused.status_code, refused.json()["error"]) == (503, "overloaded")
+        assert refused.headers["connection"] == "close"
+    assert client.put(url_of(store), content=CONTENT, headers=WEBP).status_code == 200
+
+
+@pytest.mark.parametrize(("silence", "longest"), [(0.3, 600.0), (30.0, 0.3)], ids=["silent", "dripping"])
+def test_a_sender_that_takes_too_long_is_given_up(
+    services: Services, store: Store, monkeypatch: pytest.MonkeyPatch, silence: float, longest: float
+) -> None:
+    monkeypatch.setattr(uploaded, "SILENCE_SECONDS", silence)
+    monkeypatch.setattr(uploaded, "LONGEST_SECONDS", longest)
+    monkeypatch.setattr(uploaded, "LEAST_BYTES_A_SECOND", 1e9)
+    with served(services) as port, socket.create_connection(("127.0.0.1", port), timeout=20) as sender:
+        sender.sendall(head_of(url_of(store), len(CONTENT)))
+        sender.settimeout(0.05)
+        answer = b""
+        for _ in range(400):
+            if silence > 1 or not services.arrivals._keys:
+                sender.sendall(b"x")
+            with suppress(TimeoutError):
+                answer = sender.recv(1000)
+                break
+        assert answer.startswith(b"HTTP/1.1 408 ")
+    assert not services.arrivals._keys
+    assert store.stat(KEY) is None
+
+
+def test_a_large_file_has_as_long_as_it_needs(
+    client: TestClient, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(uploaded, "LONGEST_SECONDS", 0.01)
+    monkeypatch.setattr(uploaded, "LEAST_BYTES_A_SECOND", len(CONTENT) / 20)
+    assert client.put(url_of(store), content=in_chunks(size=1000), headers=WEBP).status_code == 200
+
+
+def test_what_is_stored_already_with_another_digest_is_refused_unread(client: TestClient, store: Store) -> None:
+    store.put(KEY, b"another", "image/webp")
+
+    answer = client.put(url_of(store), content=in_chunks(CONTENT + b"!"), headers=WEBP)
+    assert (answer.status_code, answer.json()["error"]) == (409, "upload_conflict")
+    assert "retry-after" not in answer.headers
+    assert answer.headers["connection"] == "close"

@@ -92,6 +92,7 @@ def test_another_accounts_job_is_404(client: TestClient, jobs: JobsDouble) -> No
         "http://[64:ff9b::7f00:1]/hook",
         "https://user:password@example.com/hook",
         "https://example.com:22/hook",
+        "http://xn--a.com/",
         "ftp://example.com/hook",
         "example.com/hook",
     ],

@@ -341,6 +341,39 @@ async def test_a_download_is_checked_and_never_sees_the_key(api: Api, client: Cl
     assert [each.name for each in path.parent.iterdir()] == ["fox.webp"]
 
 
+@pytest.mark.parametrize("status", [302, 307])
+async def test_a_download_follows_to_the_store_without_the_key(
+    api: Api, client: Client, tmp_path: Path, status: int
+) -> None:
+    api.on("GET", "/file", Response(status_code=status, headers={"Location": f"{api.base_url}/bucket/fox?signed=1"}))
+    api.on("GET", "/bucket/fox", Response(CONTENT))
+    path = await client.download({**OUTPUT, "url": f"{api.base_url}/file"}, tmp_path / "fox.webp")
+    assert path.read_bytes() == CONTENT
+    (asked,) = api.seen("GET", "/bucket/fox")
+    assert asked.query == {"signed": "1"}
+    assert "authorization" not in asked.headers
+    assert "kt_key" not in str(api.requests)
+
+
+async def test_a_download_that_goes_in_a_circle_ends(api: Api, client: Client, tmp_path: Path) -> None:
+    api.on("GET", "/file", Response(status_code=307, headers={"Location": f"{api.base_url}/file"}))
+    with pytest.raises(Unreachable, match=r"fox\.webp did not arrive"):
+        await client.download(OUTPUT, tmp_path / "fox.webp")
+    assert not list(tmp_path.iterdir())
+
+
+async def test_an_upload_waits_for_its_twin(api: Api, client: Client, picture: Path) -> None:
+    def conflict(**headers: str) -> JSONResponse:
+        return JSONResponse({"error": "upload_conflict", "details": {"message": "no"}}, 409, headers)
+
+    api.on("POST", "/api/v1/media/uploads", promised(api))
+    api.on("PUT", "/store", conflict(**{"Retry-After": "0"}), JSONResponse({}))
+    assert await client.upload(picture, "image/png", idempotency_key="k")
+    api.on("PUT", "/store", conflict(), JSONResponse({}))
+    with pytest.raises(Refused, match="409"):
+        await client.upload(picture, "image/png", idempotency_key="k")
+
+
 @pytest.mark.parametrize("sent", [b"", CONTENT[:-1], CONTENT + b"!", b"X" + CONTENT[1:]])
 async def test_a_damaged_download_is_refused_and_leaves_what_was_there(
     api: Api, client: Client, tmp_path: Path, sent: bytes
