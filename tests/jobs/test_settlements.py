@@ -38,8 +38,9 @@ async def test_jobs_that_are_settled_at_once_end_each_in_its_own_way(world: Worl
         leases.settle(claimed[7], "succeeded", poison),
         return_exceptions=True,
     )
-    assert ends[:3] == ["succeeded"] * 3
-    assert ends[3:8] == ["stale", "stale", "cancelled", "failed", "queued"]
+    assert ends[:2] == ["succeeded"] * 2
+    assert {ends[2], ends[3]} == {"succeeded", "stale"}
+    assert ends[4:8] == ["stale", "cancelled", "failed", "queued"]
     assert isinstance(ends[8], asyncpg.PostgresError)
     assert [(await world.reread(lease)).state for lease in claimed] == [
         *["succeeded"] * 3,
