@@ -7,6 +7,8 @@ PostgreSQL before 18 has no `uuidv7()`, so identifiers are drawn here.
 from __future__ import annotations
 
 import os
+import secrets
+import threading
 import time
 import uuid
 
@@ -15,12 +17,29 @@ _VALUE = {character: value for value, character in enumerate(_ALPHABET)}
 _LENGTH = 26
 
 
+class _Clock:
+    """Milliseconds with a counter of 12 bits behind them, that never come twice or go back (RFC 9562, section 6.2)."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._tick = 0
+
+    def tick(self) -> int:
+        """60 bits. The counter begins anew, below 2048, in each millisecond; beyond 4095 it borrows from the next."""
+        fresh = (time.time_ns() // 1_000_000 << 12) + secrets.randbits(11)
+        with self._lock:
+            self._tick = fresh if fresh >> 12 > self._tick >> 12 else self._tick + 1
+            return self._tick
+
+
+_clock = _Clock()
+
+
 def uuid7() -> uuid.UUID:
-    """A new UUIDv7: 48 bits of Unix milliseconds, then 74 random bits."""
-    value = int.from_bytes((time.time_ns() // 1_000_000).to_bytes(6, "big") + os.urandom(10), "big")
-    value = value & ~(0xF << 76) | (0x7 << 76)
-    value = value & ~(0x3 << 62) | (0x2 << 62)
-    return uuid.UUID(int=value)
+    """A new UUIDv7: 48 bits of Unix milliseconds, a counter of 12, 62 random bits. One process's ids grow."""
+    tick = _clock.tick()
+    value = (tick >> 12) << 80 | 0x7 << 76 | (tick & 0xFFF) << 64
+    return uuid.UUID(int=value | 0x2 << 62 | int.from_bytes(os.urandom(8), "big") >> 2)
 
 
 def encode(prefix: str, value: uuid.UUID) -> str:

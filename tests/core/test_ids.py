@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import time
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from hypothesis import given
@@ -23,10 +24,21 @@ def test_uuid7_does_not_repeat() -> None:
     assert len({uuid7() for _ in range(10_000)}) == 10_000
 
 
-def test_later_ids_sort_after_earlier_ones() -> None:
-    first = encode("job", uuid7())
-    time.sleep(0.002)
-    assert encode("job", uuid7()) > first
+def test_later_ids_sort_after_earlier_ones_within_a_millisecond_too() -> None:
+    drawn = [encode("job", uuid7()) for _ in range(20_000)]
+    assert drawn == sorted(drawn)
+
+
+def test_a_clock_that_goes_back_makes_no_id_go_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = uuid7()
+    monkeypatch.setattr(time, "time_ns", lambda: 0)
+    assert uuid7() > first
+
+
+def test_threads_draw_no_id_twice() -> None:
+    with ThreadPoolExecutor(8) as threads:
+        drawn = list(threads.map(lambda _: uuid7(), range(20_000)))
+    assert len({value.int >> 64 for value in drawn}) == 20_000
 
 
 def test_the_format_is_that_of_typeid() -> None:

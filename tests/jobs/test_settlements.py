@@ -66,7 +66,8 @@ async def test_settlements_share_transactions_and_a_lost_database_is_everybodys(
     monkeypatch.setattr(world.database, "fetch_value", counted)
     calls = [patiently(partial(leases.settle, lease, "succeeded", DONE)) for lease in claimed]
     assert set(await asyncio.gather(*calls)) == {"succeeded"}
-    assert asked == [32, 8, 32]
+    assert (asked[:2], sum(asked[2:])) == ([32, 8], 32)
+    assert len(asked) < 10
 
 
 async def test_a_row_that_stays_locked_holds_up_its_own_account_only(world: World) -> None:
