@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from starlette.datastructures import MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -18,6 +17,10 @@ EXPOSED_HEADERS = (
 
 ANY_METHODS = "DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT"
 
+_SHARED = (
+    (b"access-control-allow-origin", b"*"),
+    (b"access-control-expose-headers", EXPOSED_HEADERS.encode()),
+)
 _PREFLIGHT = {"Access-Control-Allow-Headers": ALLOWED_HEADERS, "Access-Control-Max-Age": "86400"}
 
 
@@ -40,9 +43,7 @@ class Cors:
 
         async def shared(message: Message) -> None:
             if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                headers["Access-Control-Allow-Origin"] = "*"
-                headers["Access-Control-Expose-Headers"] = EXPOSED_HEADERS
+                message["headers"] = [*message.get("headers", ()), *_SHARED]
             await send(message)
 
         await self.app(scope, receive, shared)

@@ -26,6 +26,11 @@ def _measures(method: str, route: str, status: int) -> tuple[Counter, Histogram]
     return HTTP_REQUESTS.labels(method, route, status), HTTP_SECONDS.labels(method, route)
 
 
+@cache
+def _bytes_of(route: str, measure: Counter) -> Counter:
+    return measure.labels(route)
+
+
 class Observation:
     """Counts and logs what passes. A body of unknown fate (the caller hung up) is logged with what was sent of it."""
 
@@ -66,9 +71,9 @@ class Observation:
             requests.inc()
             durations.observe(waited or seconds)
             if received:
-                HTTP_RECEIVED_BYTES.labels(route).inc(received)
+                _bytes_of(route, HTTP_RECEIVED_BYTES).inc(received)
             if sent and method != "HEAD":
-                HTTP_SENT_BYTES.labels(route).inc(sent)
+                _bytes_of(route, HTTP_SENT_BYTES).inc(sent)
             level = logging.DEBUG if status < 400 and method in _READS else logging.INFO
             if _log.is_enabled_for(level):
                 account = scope["state"].get("account_id")

@@ -13,6 +13,7 @@ import time
 import uuid
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
+_PAIRS = [first + second for first in _ALPHABET for second in _ALPHABET]
 _VALUE = {character: value for value, character in enumerate(_ALPHABET)}
 _LENGTH = 26
 
@@ -45,7 +46,7 @@ def uuid7() -> uuid.UUID:
 def encode(prefix: str, value: uuid.UUID) -> str:
     """`value` as a public identifier: `prefix`, an underscore, 26 characters."""
     number = value.int
-    return f"{prefix}_" + "".join(_ALPHABET[number >> shift & 31] for shift in range(125, -1, -5))
+    return f"{prefix}_" + "".join([_PAIRS[number >> shift & 1023] for shift in range(120, -1, -10)])
 
 
 def decode(prefix: str, text: str) -> uuid.UUID | None:
