@@ -52,6 +52,9 @@ def test_a_bad_beginning_has_no_head() -> None:
 
 def strictly(text: str) -> bytes | None:
     text = "".join(text.split())
+    if text.endswith("==="):
+        # binascii takes them after a whole group, for what they are worth.
+        return None
     try:
         return binascii.a2b_base64(text, strict_mode=True) if len(text) % 4 == 0 else None
     except ValueError:
