@@ -135,7 +135,7 @@ class Operation:
         caller = await self._caller(request, services)
         query = parsing.query(request.query_params, self.query)
         with services.room.guest(None if caller is None else caller.account_id) as guest:
-            body, size, fingerprint = None, 0, _fingerprint(query)
+            body, size, fingerprint = None, 0, _fingerprint(query) if self.writes and self.body is None else b""
             if self.body is not None:
                 content = await parsing.read(request, services.settings.max_body_bytes, guest)
                 size = len(content)
