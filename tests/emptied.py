@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 import asyncpg
 import pytest
 
-from core.database import Database
+from core.database import Database, patiently
 from killatamata.embedded_postgres import EmbeddedPostgres
 from tests.conftest import sibling
 
@@ -37,9 +37,13 @@ async def kept(request: pytest.FixtureRequest, postgres: EmbeddedPostgres, templ
 
 @pytest.fixture
 async def database(kept: Database) -> Database:
-    """An empty database, open, with every table and function."""
-    async with kept.transaction() as connection:
-        await connection.execute(_EMPTY)
+    """An empty database, open, with every table and function (a test before may have cut its connections)."""
+
+    async def empty() -> None:
+        async with kept.transaction() as connection:
+            await connection.execute(_EMPTY)
+
+    await patiently(empty)
     return kept
 
 

@@ -241,8 +241,8 @@ BEGIN
   RETURN v_job.id;
 END $$;
 
--- Lease up to `p_n` jobs of a pool (a hundred at most: a limit that the planner knows), one more than it has free slots, so
--- that a replica never waits for the next one (and a pool at zero replicas is woken). Both looks begin at their floor, because below it an old snapshot may keep the entries of
+-- Lease up to `p_n` jobs of a pool (a hundred at most: a limit that the planner knows), first in line first, one more than it
+-- has free slots, so that a replica never waits for the next one (and a pool at zero replicas is woken). Both looks begin at their floor, because below it an old snapshot may keep the entries of
 -- any number of earlier jobs: `floor` is the sweep's (queue_floor), `leased_floor` is kept here, where every lease is made
 -- under the pool's lock, so that none is ever left uncounted. Errors: KT440 the session has ended.
 CREATE OR REPLACE FUNCTION claim(p_pool text, p_n int, p_session bigint)
@@ -281,9 +281,9 @@ BEGIN
   ), picked AS MATERIALIZED (
     TABLE begun UNION ALL TABLE fresh LIMIT v_take
   ), leased AS (
-    UPDATE queue SET state = 'leased' FROM picked WHERE queue.job_id = picked.job_id RETURNING queue.job_id, queue.tag
+    UPDATE queue SET state = 'leased' FROM picked WHERE queue.job_id = picked.job_id RETURNING queue.job_id, queue.tag, queue.begun
   ), taken AS (
-    SELECT array_agg(job_id) AS jobs, min(tag) AS lowest, max(tag) AS highest FROM leased
+    SELECT array_agg(job_id ORDER BY NOT begun, tag, job_id) AS jobs, min(tag) AS lowest, max(tag) AS highest FROM leased
   ), moved AS (
     UPDATE pool SET clock = greatest(clock, highest), leased_floor = least(v_lowest, lowest)
       FROM taken WHERE name = p_pool AND highest IS NOT NULL
@@ -303,7 +303,8 @@ BEGIN
   ), told AS (
     INSERT INTO event (job_id, seq, type, data) SELECT id, sequence, 'state', '{"status": "running"}' FROM started
   )
-  SELECT id, fence, account_id, task, segment, effective_input, checkpoint, request_id FROM started;
+  SELECT id, fence, account_id, task, segment, effective_input, checkpoint, request_id FROM started
+    ORDER BY array_position(v_jobs, id);
 END $$;
 
 -- A segment ended and another pool goes on: queued there again, before everything not yet begun (publicly still running).
