@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
-from media.arithmetic import round_half_up
+from core.money import round_half_up
 
 if TYPE_CHECKING:
     import numpy as np
