@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
@@ -41,3 +41,58 @@ class Clip:
 def sound_samples(frames: int, fps: Fraction) -> int:
     """Samples of sound that go with so many frames."""
     return round_half_up(frames / fps * SAMPLE_RATE)
+
+
+class Miscounted(Exception):
+    """A clip drew another number of frames than it said."""
+
+
+def counted(clip: Clip) -> Iterator[npt.NDArray[np.uint8]]:
+    """The chunks of `clip`.
+
+    Raises:
+        Miscounted: after the last, when they were not `clip.frames` frames.
+    """
+    drawn = 0
+    for chunk in clip.chunks:
+        drawn += len(chunk)
+        yield chunk
+    if drawn != clip.frames:
+        raise Miscounted(f"{drawn} frames were drawn of a clip of {clip.frames}")
+
+
+def lasting(clip: Clip, frames: int) -> Clip:
+    """`clip` with just so many frames and as much sound: its end is cut, or its last frame is held and silence follows.
+
+    Raises:
+        ValueError: `frames` is not positive.
+    """
+    if frames < 1:
+        raise ValueError(f"a clip has at least one frame, not {frames}")
+    sound = None if clip.sound is None else fitted(clip.sound, sound_samples(frames, clip.fps))
+    return replace(clip, frames=frames, chunks=_exactly(clip, frames), sound=sound)
+
+
+def fitted(sound: npt.NDArray[np.float32], samples: int) -> npt.NDArray[np.float32]:
+    """`sound`, shape (channels, any), cut to so many samples, or followed by silence up to them."""
+    import numpy as np
+
+    kept = sound[:, :samples]
+    return np.pad(kept, ((0, 0), (0, samples - kept.shape[1])))
+
+
+def _exactly(clip: Clip, frames: int) -> Iterator[npt.NDArray[np.uint8]]:
+    left, last = frames, None
+    for chunk in counted(clip) if frames >= clip.frames else clip.chunks:
+        taken = chunk[:left]
+        left -= len(taken)
+        last = taken[-1:]
+        yield taken
+        if not left:
+            return
+    if last is None:
+        raise Miscounted("no frame was drawn")
+    while left:
+        held = last.repeat(min(left, CHUNK_FRAMES), axis=0)
+        left -= len(held)
+        yield held
