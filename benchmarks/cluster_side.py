@@ -1,7 +1,7 @@
 """`python -m benchmarks.cluster_side`: a private Ray with replicas of an instant engine, a dispatcher, bare handle calls.
 
-Reads `{"url", "measure", "replicas", "count"}`, with `measure` one of `model_step` and `image_overhead`, and writes the
-rounds of both sides. Its environment has the service's settings.
+Reads `{"url", "measure", "replicas", "count"}`, with `measure` one of `model_step`, `image_overhead` and `edit_overhead`,
+and writes the rounds of both sides. Its environment has the service's settings.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from uuid import UUID
 
 import uvloop
 
-from benchmarks import submission
+from benchmarks import edit_side, submission
 from benchmarks.measuring import Round, in_turns, scaled
 from cluster.ray_environment import environment
 from core.database import Database
@@ -164,20 +164,22 @@ async def measure(order: dict[str, Any]) -> list[list[Round]]:
         database = Database(order["url"], size=16)
         await database.open()
         stack.push_async_callback(database.close)
-        await pools.declare(database, frozenset({POOL}))
         (account,) = await submission.customers(database, 1)
-        sides: dict[str, tuple[Any, list[Callable[[], Awaitable[Round]]]]] = {
-            "model_step": (
-                _model_step,
-                [partial(_model_steps, database, count), partial(_bare_calls, count, replicas)],
-            ),
-            "image_overhead": (
-                image_generate.generate,
-                [partial(_image_jobs, database, account, count), partial(_direct_images, count)],
-            ),
-        }
-        chain, (mine, theirs) = sides[order["measure"]]
-        await stack.enter_async_context(ours.dispatching({POOL: replicas}, chain))
+        pool = POOL
+        sides: list[Callable[[], Awaitable[Round]]]
+        match order["measure"]:
+            case "model_step":
+                chain: Any = _model_step
+                sides = [partial(_model_steps, database, count), partial(_bare_calls, count, replicas)]
+            case "image_overhead":
+                chain = image_generate.generate
+                sides = [partial(_image_jobs, database, account, count), partial(_direct_images, count)]
+            case _:
+                pool = edit_side.POOL
+                chain, sides = edit_side.sides(database, account, count)
+        mine, theirs = sides
+        await pools.declare(database, frozenset({pool}))
+        await stack.enter_async_context(ours.dispatching({pool: replicas}, chain))
         return await in_turns(_ROUNDS, mine, theirs)
 
 
@@ -192,7 +194,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="kt") as weights:
         (Path(weights) / "weights").write_text("none")
         try:
-            _deploy(order["replicas"], weights)
+            edit_side.deploy() if order["measure"] == "edit_overhead" else _deploy(order["replicas"], weights)
             rounds = uvloop.run(measure(order))
         finally:
             bring_up.stop()

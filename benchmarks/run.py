@@ -14,6 +14,7 @@ import uvloop
 from benchmarks import machine
 from benchmarks.accept_to_settle import accept_to_settle
 from benchmarks.claim_at_depth import claim_at_depth
+from benchmarks.edit_overhead import edit_overhead
 from benchmarks.event_streams import event_streams
 from benchmarks.hold_race import hold_race
 from benchmarks.image_overhead import image_overhead
@@ -39,6 +40,7 @@ BENCHMARKS: Mapping[str, Benchmark] = {
         accept_to_settle,
         model_step,
         image_overhead,
+        edit_overhead,
         claim_at_depth,
         hold_race,
         event_streams,

@@ -69,7 +69,7 @@ class Unserved(Dispatcher):
 @asynccontextmanager
 async def dispatching(slots: dict[str, int], chain: Any) -> AsyncIterator[None]:
     """A dispatcher that runs `chain` for every job; its settings are the environment's."""
-    setattr(dispatcher, "CHAINS", {TASK: (chain,)})  # noqa: B010 (the name is imported there)
+    setattr(dispatcher, "CHAINS", {TASK: (chain,), "image.edit": (chain,)})  # noqa: B010 (the name is imported there)
     running = Unserved(slots)
     try:
         yield
@@ -80,12 +80,12 @@ async def dispatching(slots: dict[str, int], chain: Any) -> AsyncIterator[None]:
         await running._database.close()
 
 
-def submission_of(account: UUID, pool: str) -> Submission:
-    """A job of `account`, as the ingress would submit it."""
+def submission_of(account: UUID, pool: str, task: str = TASK, given: dict[str, Any] = INPUT) -> Submission:
+    """A job of `account`, as the ingress would submit it; `given` is its effective input."""
     return Submission(
         account_id=account,
-        task=TASK,
-        effective_input=INPUT,
+        task=task,
+        effective_input=given,
         input_adjustments=[],
         warnings=[],
         quote=Quote(PRICE, (), "benchmark"),

@@ -14,7 +14,7 @@ from benchmarks.processes import ROOT, clean_environment
 
 NAMES = ("submit_http", "status_http", "accept_to_settle", "claim_at_depth", "hold_race", "event_streams", "large_body")
 PURE = ("image_decode", "validation")
-IN_CLUSTER = ("model_step", "image_overhead")
+IN_CLUSTER = ("model_step", "image_overhead", "edit_overhead")
 
 
 @pytest.fixture(scope="module")
