@@ -89,7 +89,7 @@ class MezzanineWriter:
         self._size = (width, height)
         self._tick = 1 / fps
         self._sink = _Sink(file)
-        self._container = av.open(self._sink, "w", format="matroska")
+        self._container = av.open(self._sink, "w", format="matroska", options={"fflags": "+bitexact"})
         self._stream = self._container.add_stream("libx264", rate=fps, options=dict(_OPTIONS))
         self._stream.width, self._stream.height, self._stream.pix_fmt = width, height, "yuv420p"
         context = self._stream.codec_context

@@ -99,7 +99,11 @@ class VideoWriter:
         self._open = True
         # An edit list counts in the movie's time scale: in FFmpeg's milliseconds the sound would not end where it does.
         scale = lcm(SAMPLE_RATE, fps.numerator)
-        options = {"movflags": "+faststart", "movie_timescale": str(scale if scale < 1 << 31 else SAMPLE_RATE)}
+        options = {
+            "movflags": "+faststart",
+            "movie_timescale": str(scale if scale < 1 << 31 else SAMPLE_RATE),
+            "fflags": "+bitexact",
+        }
         self._container = av.open(str(self._part), "w", format="mp4", options=options)
         self._container.metadata.update(metadata or {})
         self._picture = self._container.add_stream("libx264", rate=fps)
