@@ -31,6 +31,7 @@ _DEMUXERS: Mapping[str, str] = {
     "video/mp4": "mov",
     "video/webm": "matroska",
 }
+_UNKNOWN_BYTES = 0x7F00_0000
 _HEAD_BYTES = 1 << 20
 """Enough for most tags with a cover that stand before an MP3, AAC or FLAC."""
 
@@ -54,16 +55,25 @@ def opened(source: Source, kind: kinds.Kind, max_bytes: int) -> Iterator[tuple[a
         if size > max_bytes:
             raise InvalidMedia(f"The {kind} file has {size} bytes; at most {max_bytes} are accepted.")
         file.seek(0)
-        mime_type = kinds.sniff(file.read(_HEAD_BYTES), kind)
+        head = file.read(_HEAD_BYTES)
+        mime_type = kinds.sniff(head, kind)
         if mime_type is None:
             raise UnsupportedMedia(f"This {kind} file is none of {kinds.NAMES[kind]}; convert it to one of them.")
+        if mime_type == "audio/wav" and _lacks(head, size):
+            raise InvalidMedia("The WAV file is cut off: it is shorter than it declares. Send the whole file.")
         file.seek(0)
         try:
-            options = {"max_pixels": str(MAX_PIXELS)}
-            with av.open(file, "r", format=_DEMUXERS[mime_type], options=options) as container:
+            demuxer, options = _DEMUXERS[mime_type], {"max_pixels": str(MAX_PIXELS)}
+            with av.open(file, "r", format=demuxer, options=options, metadata_errors="replace") as container:
                 yield container, mime_type
         except av.FFmpegError as error:
             raise InvalidMedia(f"The {kind} file is broken or cut off; export it again. ({error.strerror})") from error
+
+
+def _lacks(head: bytes, size: int) -> bool:
+    """Whether a WAV of `size` bytes declares more; FFmpeg would not tell. Programs that cannot seek declare 2 to 4 GiB."""
+    declared = int.from_bytes(head[4:8], "little") + 8
+    return declared < _UNKNOWN_BYTES and declared - size > min(declared // 20, 1 << 16)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ import tracemalloc
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -70,7 +71,7 @@ def test_the_picture_is_kept(size: tuple[int, int]) -> None:
 
 
 def test_all_frames_are_key_frames_and_say_their_colours_and_rate() -> None:
-    with av.open(io.BytesIO(written(chunks(20), fps=Fraction(30000, 1001)))) as container:
+    with av.open(io.BytesIO(written(chunks(20), fps=Fraction(30000, 1001))), "r") as container:
         stream = container.streams.video[0]
         assert stream.average_rate is not None
         assert abs(stream.average_rate - Fraction(30000, 1001)) < Fraction(1, 100)
@@ -218,7 +219,8 @@ def test_odd_canvases_are_refused(size: tuple[int, int]) -> None:
 def test_other_chunks_are_refused() -> None:
     with MezzanineWriter(WriteOnly(), 128, 96, FPS) as writer:
         writer.write(chunk([0]))
-        for wrong in (chunk([0], 96, 128), chunk([0])[0], chunk([0]).astype(np.float32)):
+        others: list[Any] = [chunk([0], 96, 128), chunk([0])[0], chunk([0]).astype(np.float32)]
+        for wrong in others:
             with pytest.raises(ValueError, match="needed"):
                 writer.write(wrong)
 
@@ -228,7 +230,8 @@ class TestSound:
     def test_comes_back_to_24_bits(self, samples: int) -> None:
         before = np.random.default_rng(2).uniform(-1, 1, (2, samples)).astype(np.float32)
         after = unflac(flac(before))
-        assert (after.shape, after.dtype) == ((2, samples), np.float32)
+        assert after.shape == (2, samples)
+        assert after.dtype == np.float32
         assert np.abs(after - before).max() <= 2**-23
 
     def test_comes_back_exactly_the_second_time(self) -> None:

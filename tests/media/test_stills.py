@@ -26,7 +26,8 @@ def test_colours_are_those_of_bt709(rgb: tuple[int, int, int], yuv: tuple[int, i
     flat = np.empty((1, 48, 64), np.uint8)
     flat[:, :32], flat[:, 32:40], flat[:, 40:] = yuv
     pixels = frame_rgb(flat, 0)
-    assert (pixels.shape, pixels.dtype) == ((32, 64, 3), np.uint8)
+    assert pixels.shape == (32, 64, 3)
+    assert pixels.dtype == np.uint8
     assert np.abs(pixels.astype(int) - rgb).max() <= 2
 
 
