@@ -28,6 +28,8 @@ CODECS = frozenset({"h264", "hevc", "av1", "vp8", "vp9", "mpeg4", "prores"})
 _DECODERS = {"libdav1d": "av1", "libvpx": "vp8", "libvpx-vp9": "vp9"}
 _TRANSFERS: dict[int, Hdr] = {16: "pq", 18: "hlg"}
 """Transfer characteristics of HDR (ITU-T H.273, table 3)."""
+_FULL_RANGE = 2
+"""FFmpeg's AVCOL_RANGE_JPEG."""
 _MAX_FRAMES = MAX_SECONDS * 240
 _NTSC = Fraction(1000, 1001)
 
@@ -41,7 +43,8 @@ class VideoInfo:
     `rate` is the exact rate of frames when they are evenly spaced, or the mean when `variable`. `frames` were counted;
     those that an edit list hides are none. `start` and `duration` are seconds: of the first frame, and from it to the end
     of the last. `bit_depth` is that of a channel. `hdr` is its transfer curve, if it has one. `alpha` says that pixels
-    are transparent. `sample_rate` is of the first audio track.
+    are transparent. `colours` are primaries, transfer and matrix (ITU-T H.273; 2 is unknown), `full_range` those levels.
+    `audio_codec` and `sample_rate` are of the first audio track.
     """
 
     container: Literal["mp4", "webm"]
@@ -59,6 +62,8 @@ class VideoInfo:
     frames: int
     start: Fraction
     duration: Fraction
+    colours: tuple[int, int, int]
+    full_range: bool
     hdr: Hdr | None
     alpha: bool
     has_audio: bool
@@ -109,7 +114,8 @@ def probe(path: Path) -> VideoInfo:
             raise InvalidMedia("The first frame of the video cannot be decoded; export it again.")
         rotation = round(-first.rotation / 90) * 90 % 360
         pix_fmt, depth = first.format.name, max(each.bits for each in first.format.components)
-        hdr, size = _TRANSFERS.get(int(first.color_trc)), (first.width, first.height)
+        colours = (int(first.color_primaries), int(first.color_trc), int(first.colorspace))
+        full_range, size = int(first.color_range) == _FULL_RANGE, (first.width, first.height)
     _check_size(*size)
     times.sort()
     rate, variable = _rate([time for time, _ in times], tick, [guess for guess in guesses if guess])
@@ -135,7 +141,9 @@ def probe(path: Path) -> VideoInfo:
         frames=len(times),
         start=times[0][0] * tick,
         duration=duration,
-        hdr=hdr,
+        colours=colours,
+        full_range=full_range,
+        hdr=_TRANSFERS.get(colours[1]),
         alpha=alpha_mode or pix_fmt.startswith(("yuva", "rgba", "gbrap", "argb", "bgra")),
         has_audio=bool(voices),
         audio_codec=audio_codec,
@@ -197,7 +205,8 @@ def _rate(times: list[int], tick: Fraction, guesses: list[Fraction]) -> tuple[Fr
     if mean > MAX_RATE:
         raise InvalidMedia(f"The video has {float(mean):.0f} frames a second; at most {MAX_RATE} are accepted.")
     for rate in _likely(mean, guesses):
-        if all(abs((time - times[0]) * tick * rate - index) <= tick * rate for index, time in enumerate(times)):
+        step, scale = (tick * rate).as_integer_ratio()
+        if all(abs((time - times[0]) * step - index * scale) <= step for index, time in enumerate(times)):
             return rate, False
     return mean, True
 

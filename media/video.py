@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from fractions import Fraction
 from math import lcm
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeAlias
+from uuid import UUID
 
 from media.clip import SAMPLE_RATE, sound_samples
 from media.frames import BT709, LIMITED, check_canvas, check_chunk, frame_of
@@ -26,6 +28,7 @@ PRESET = "veryfast"
 CRF = 18
 SOUND_BITS = 192_000
 """A second."""
+XMP_BOX = UUID("be7acfcb-97a9-42e8-9c71-999491e3afac")
 TAGS = frozenset({"title", "artist", "album", "date", "comment", "copyright", "description", "genre", "synopsis"})
 """The metadata that an mp4 has a place for (FFmpeg's mov muxer drops all others without a word)."""
 
@@ -66,12 +69,14 @@ class VideoWriter:
         source_height: int | None = None,
         sound: Samples | None = None,
         metadata: Mapping[str, str] | None = None,
+        xmp: bytes | None = None,
         threads: int | None = None,
     ) -> None:
         """Ready for frames of `source_width` x `source_height` pixels, by default those of the file; others are scaled.
 
         `sound` is float32 (2, n) at 48 kHz, cut or followed by silence to the picture's length; None is silence.
-        `metadata` has some of `TAGS`. `threads` are the encoder's, by default the process's cores.
+        `metadata` has some of `TAGS`, `xmp` is a packet of more. `threads` are the encoder's,
+        by default the process's cores.
 
         Raises:
             ValueError: a canvas, the rate, the sound or the metadata cannot be.
@@ -93,6 +98,7 @@ class VideoWriter:
         self.frames = 0
         self.samples = 0
         self._fps = fps
+        self._xmp = xmp
         self._sound = np.empty((2, 0), np.float32) if sound is None else sound
         self._scaler = av.video.reformatter.VideoReformatter()
         self._part = path.with_name(f"{path.name}.part")
@@ -142,6 +148,7 @@ class VideoWriter:
             self._container.mux(self._picture.encode(None))
             self._container.mux(self._voice.encode(None))
             self._container.close()
+            self._append_xmp()
             self._open = False
             self._part.replace(self.path)
         except BaseException:
@@ -150,10 +157,20 @@ class VideoWriter:
 
     def abort(self) -> None:
         """Leave nothing behind."""
+        import av
+
         if self._open:
             self._open = False
-            self._container.close()
-        self._part.unlink(missing_ok=True)
+            # FFmpeg ends the file even so, and on a full disk cannot.
+            with suppress(av.FFmpegError):
+                self._container.close()
+            self._part.unlink(missing_ok=True)
+
+    def _append_xmp(self) -> None:
+        """Add the packet as a box of its own, where its readers look (XMP specification, part 3: MPEG-4)."""
+        if self._xmp:
+            with self._part.open("ab") as file:
+                file.write((24 + len(self._xmp)).to_bytes(4, "big") + b"uuid" + XMP_BOX.bytes + self._xmp)
 
     def _sing(self, until: int) -> None:
         """Encode the sound up to that sample."""

@@ -4,6 +4,7 @@ import struct
 from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
@@ -46,7 +47,7 @@ class TestRate:
         assert (info.rate, info.variable, info.frames) == (Fraction(30000, 1001), False, 40)
         assert info.start == 0
         assert info.duration == 40 * Fraction(1001, 30000)
-        assert (info.hdr, info.alpha) == (None, False)
+        assert (info.hdr, info.alpha, info.colours, info.full_range) == (None, False, (1, 1, 1), False)
         assert (info.has_audio, info.audio_codec, info.sample_rate) == (True, "aac", 48_000)
 
     def test_variable(self, tmp_path: Path) -> None:
@@ -72,6 +73,34 @@ class TestRate:
         path = made(tmp_path / "a.webm", 60, codec="libvpx", options=options)
         assert probe(path).frames == len(seen(path)) == 60
 
+    @pytest.mark.parametrize("hidden", [1, 5, 19])
+    def test_frames_that_an_edit_list_hides_do_not_count(self, hidden: int, tmp_path: Path) -> None:
+        source, path = made(tmp_path / "a.mp4", 20, options={"bf": "2"}), tmp_path / "b.mp4"
+        with av.open(str(source)) as whole, av.open(str(path), "w") as output:
+            stream = output.add_stream_from_template(whole.streams.video[0])
+            for packet in whole.demux(video=0):
+                if packet.size and packet.pts is not None and packet.dts is not None and packet.time_base is not None:
+                    shift = round(hidden / FPS / packet.time_base)
+                    packet.pts, packet.dts, packet.stream = packet.pts - shift, packet.dts - shift, stream
+                    output.mux(packet)
+        assert [number for _, number, _ in seen(path)] == list(range(hidden, 20))
+        info = probe(path)
+        assert (info.frames, info.variable, info.rate) == (20 - hidden, False, FPS)
+        assert info.start == 0
+
+    def test_in_fragments(self, tmp_path: Path) -> None:
+        path = tmp_path / "a.mp4"
+        fragments = {"movflags": "frag_keyframe+empty_moov"}
+        with av.open(str(path), "w", options=fragments) as output, av.open(str(made(tmp_path / "b.mp4", 30))) as whole:
+            stream = output.add_stream_from_template(whole.streams.video[0])
+            for packet in whole.demux(video=0):
+                if packet.size:
+                    packet.stream = stream
+                    output.mux(packet)
+        info = probe(path)
+        assert (info.frames, info.variable, info.rate) == (30, False, FPS)
+        assert info.duration == Fraction(6, 5)
+
     def test_a_late_start_is_told(self, tmp_path: Path) -> None:
         path = made(tmp_path / "a.webm", 10, codec="libvpx-vp9", times=list(range(5, 15)))
         assert (probe(path).start, probe(path).duration) == (Fraction(1, 5), Fraction(2, 5))
@@ -95,6 +124,12 @@ class TestPicture:
     def test_hdr(self, transfer: int, hdr: str | None, tmp_path: Path) -> None:
         path = made(tmp_path / "a.mp4", 5, codec="libx265", pix_fmt="yuv420p10le", colours=(9, transfer, 9))
         assert probe(path).hdr == hdr
+
+    def test_colours(self, tmp_path: Path) -> None:
+        info = probe(made(tmp_path / "a.mp4", 5, pix_fmt="yuvj420p", colours=(5, 6, 5)))
+        assert (info.colours, info.full_range) == ((5, 6, 5), True)
+        info = probe(made(tmp_path / "b.mp4", 5, colours=(2, 2, 2)))
+        assert (info.colours, info.full_range) == ((2, 2, 2), False)
 
     @pytest.mark.parametrize("codec", ["libvpx", "libvpx-vp9"])
     def test_alpha(self, codec: str, tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import resource
 import struct
+import weakref
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -13,7 +15,7 @@ import pytest
 from media.clip import SAMPLE_RATE, sound_samples
 from media.probe import probe
 from media.sound import decode
-from media.video import VideoWriter
+from media.video import TAGS, XMP_BOX, VideoWriter
 from tests.media.clips import FLASH_EVERY, Planes, Samples, chunk, chunks, clicks, onsets, seen
 
 RATES = [Fraction(24000, 1001), Fraction(25), Fraction(30000, 1001), Fraction(30), Fraction(60), Fraction(17)]
@@ -112,6 +114,28 @@ class TestFile:
         with av.open(str(write(tmp_path / "a.mp4", chunks(5), metadata=told))) as container:
             assert told.items() <= container.metadata.items()
 
+    def test_carries_every_tag_that_it_takes(self, tmp_path: Path) -> None:
+        told = {tag: f"{number}" for number, tag in enumerate(TAGS, 2000)}
+        with av.open(str(write(tmp_path / "a.mp4", chunks(5), metadata=told))) as container:
+            assert told.items() <= container.metadata.items()
+
+    def test_carries_an_xmp_packet_behind_the_rest(self, tmp_path: Path) -> None:
+        plain, path = write(tmp_path / "a.mp4", chunks(5)), tmp_path / "b.mp4"
+        write(path, chunks(5), xmp=b"<x:xmpmeta/>")
+        data = path.read_bytes()
+        assert boxes(data) == [*boxes(plain.read_bytes()), b"uuid"]
+        assert data.endswith(XMP_BOX.bytes + b"<x:xmpmeta/>")
+        assert [number for _, number, _ in seen(path)] == list(range(5))
+
+    def test_holds_no_chunk(self, tmp_path: Path) -> None:
+        with VideoWriter(tmp_path / "a.mp4", width=128, height=96, fps=Fraction(25)) as writer:
+            for start in range(0, 64, 16):
+                planes = chunk(range(start, start + 16))
+                gone = weakref.ref(planes)
+                writer.write(planes)
+                del planes
+                assert gone() is None
+
     def test_keeps_the_picture(self, tmp_path: Path) -> None:
         before = np.concatenate(list(chunks(20, 640, 352)))
         path = write(tmp_path / "a.mp4", iter([before[:16], before[16:]]), width=640, height=352)
@@ -206,6 +230,17 @@ class TestWhole:
 
         with pytest.raises(ZeroDivisionError):
             write(tmp_path / "a.mp4", broken())
+        assert not list(tmp_path.iterdir())
+
+    def test_a_full_disk_is_told_and_leaves_nothing(self, tmp_path: Path) -> None:
+        noise = np.random.default_rng(7).integers(16, 235, (16, 144, 128), np.uint8)
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))
+        try:
+            with pytest.raises(OSError, match="File too large"):
+                write(tmp_path / "a.mp4", iter([noise] * 10))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
         assert not list(tmp_path.iterdir())
 
     def test_no_frame_is_no_video(self, tmp_path: Path) -> None:
