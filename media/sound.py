@@ -51,10 +51,10 @@ def decode(source: Source, *, max_seconds: float, max_bytes: int, cut: bool = Fa
         declared = None
         if mime_type in ("audio/mp4", "audio/flac", "audio/wav") and stream.duration is not None and stream.time_base:
             declared = round(stream.duration * stream.time_base * SAMPLE_RATE)
-        ahead = 0
+        offset = ahead = 0
         for part, start in _resampled(container, stream):
             if start is not None:
-                ahead = start
+                offset = ahead = start
                 if start > 0:
                     parts.append(np.zeros((2, min(start, most + 1)), np.float32))
                     count = parts[0].shape[1]
@@ -69,6 +69,7 @@ def decode(source: Source, *, max_seconds: float, max_bytes: int, cut: bool = Fa
     if count > most and not cut:
         raise MediaTooLong(f"The audio lasts longer than {max_seconds:g} seconds; send a shorter one.")
     if declared is not None and count <= most:
+        declared += offset
         if declared - count > _CUT_OFF:
             told, got = declared / SAMPLE_RATE, count / SAMPLE_RATE
             raise InvalidMedia(
