@@ -14,7 +14,9 @@ import uvloop
 from benchmarks import machine
 from benchmarks.accept_to_settle import accept_to_settle
 from benchmarks.claim_at_depth import claim_at_depth
+from benchmarks.combine import video_combine
 from benchmarks.edit_overhead import edit_overhead
+from benchmarks.encode import video_encode
 from benchmarks.event_streams import event_streams
 from benchmarks.hold_race import hold_race
 from benchmarks.image_overhead import image_overhead
@@ -23,10 +25,12 @@ from benchmarks.media import image_decode
 from benchmarks.model_step import model_step
 from benchmarks.processes import ROOT
 from benchmarks.results import Result, Skipped, document, line, render
+from benchmarks.rife_frame import rife_frame
 from benchmarks.services import running_postgres
 from benchmarks.status_http import status_http
 from benchmarks.submit_http import submit_http
 from benchmarks.validation import validation
+from benchmarks.video_memory import video_memory
 from core.clock import now, rfc3339
 from killatamata.embedded_postgres import EmbeddedPostgres
 
@@ -46,7 +50,11 @@ BENCHMARKS: Mapping[str, Benchmark] = {
         event_streams,
         large_body,
         image_decode,
+        video_encode,
+        video_combine,
+        rife_frame,
         validation,
+        video_memory,
     )
 }
 
