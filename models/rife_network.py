@@ -60,13 +60,9 @@ class _Block(nn.Module):  # type: ignore[misc]
         self.convblock = nn.Sequential(*(_Residual(width) for _ in range(8)))
         self.lastconv = nn.Sequential(nn.ConvTranspose2d(width, 4 * 13, 4, 2, 1), nn.PixelShuffle(2))
 
-    def forward(self, x: Any, flow: Any, shrink: float) -> tuple[Any, Any, Any]:
-        """The correction of the flow, the mask's logit, and what is handed to the next block; all at full size."""
-        x = _resized(x, 1 / shrink)
-        if flow is not None:
-            x = torch.cat((x, _resized(flow, 1 / shrink) / shrink), 1)
-        made = _resized(self.lastconv(self.convblock(self.conv0(x))), shrink)
-        return made[:, :4] * shrink, made[:, 4:5], made[:, 5:]
+    def forward(self, x: Any) -> Any:
+        """13 channels of the size of `x`: a correction of the flow, the mask's logit, and 8 for the next block."""
+        return self.lastconv(self.convblock(self.conv0(x)))
 
 
 class IFNet(nn.Module):  # type: ignore[misc]
@@ -92,19 +88,29 @@ class IFNet(nn.Module):  # type: ignore[misc]
         """
         count, (height, width) = times.shape[0], first.shape[2:]
         first, second = first.expand(count, -1, -1, -1), second.expand(count, -1, -1, -1)
-        time = times.to(first.dtype).reshape(-1, 1, 1, 1).expand(-1, 1, height, width)
         pixels = _identity(height, width, first.device)
         flow: Any = None
-        mask: Any = None
-        x = torch.cat((first[:, :3], second[:, :3], first[:, 3:], second[:, 3:], time), 1)
+        handed: Any = None
         for index, shrink in enumerate(_SHRINK):
-            change, mask, handed = getattr(self, f"block{index}")(x, flow, shrink / scale)
-            flow = change if flow is None else flow + change
-            if index + 1 < len(_SHRINK):
-                one, two = _warped(first, flow[:, :2], pixels), _warped(second, flow[:, 2:], pixels)
-                x = torch.cat((one[:, :3], two[:, :3], one[:, 3:], two[:, 3:], time, mask, handed), 1)
-        one, two = _warped(first[:, :3], flow[:, :2], pixels), _warped(second[:, :3], flow[:, 2:], pixels)
-        return torch.lerp(two, one, torch.sigmoid(mask))
+            every = round(shrink / scale)
+            time = times.to(first.dtype).reshape(-1, 1, 1, 1).expand(-1, 1, height // every, width // every)
+            if flow is None:
+                one, two = _resized(first, 1 / every), _resized(second, 1 / every)
+                parts = [one[:, :3], two[:, :3], one[:, 3:], two[:, 3:], time]
+            else:
+                moved, places = _centres(flow, every), _centres(pixels, every)
+                one, two = (_mean(each, every) for each in _both_warped(first, second, moved, places))
+                small = _mean(moved, every) / every
+                parts = [one[:, :3], two[:, :3], one[:, 3:], two[:, 3:], time, handed, small.to(first.dtype)]
+            x = torch.cat(parts, 1)
+            del one, two, parts
+            made = getattr(self, f"block{index}")(x)
+            change = _resized(made[:, :4].float() * every, every)
+            flow = change if flow is None else flow.add_(change)
+            handed = _resized(made[:, 4:], 2) if index + 1 < len(_SHRINK) else _resized(made[:, 4:5], every)
+            del x, made, change
+        one, two = _both_warped(first[:, :3], second[:, :3], flow, pixels)
+        return torch.lerp(two, one, torch.sigmoid(handed))
 
 
 def grain(scale: float) -> int:
@@ -132,18 +138,42 @@ def _resized(x: Any, factor: float) -> Any:
     return functional.interpolate(x, scale_factor=factor, mode="bilinear", align_corners=False)
 
 
+def _centres(x: Any, every: int) -> Any:
+    """Of each square of `every` pixels the four in the middle: all that remains of it when `x` is shrunk bilinearly.
+
+    So frames that are shrunk after they were warped need be warped only there.
+    """
+    if every <= 2:
+        return x
+    middle = slice(every // 2 - 1, every // 2 + 1)
+    x = x.unflatten(3, (-1, every))[..., middle].flatten(3)
+    return x.unflatten(2, (-1, every))[:, :, :, middle].flatten(2, 3)
+
+
+def _mean(centres: Any, every: int) -> Any:
+    """The shrunk picture of its `_centres`."""
+    return centres if every == 1 else functional.avg_pool2d(centres, 2)
+
+
 def _identity(height: int, width: int, device: Any) -> Any:
-    """Where each pixel lies, in grid_sample's -1…1: float32 (1, height, width, 2)."""
+    """Where each pixel lies, in grid_sample's -1…1, across and down: float32 (1, 2, height, width)."""
     rows = torch.linspace(-1, 1, height, device=device)
     columns = torch.linspace(-1, 1, width, device=device)
     down, across = torch.meshgrid(rows, columns, indexing="ij")
-    return torch.stack((across, down), -1)[None]
+    return torch.stack((across, down))[None]
 
 
-def _warped(frames: Any, flow: Any, pixels: Any) -> Any:
-    """`frames` as seen `flow` pixels away. Positions are float32 always: float16 cannot tell a thousand pixels apart."""
-    height, width = frames.shape[2:]
-    reach = torch.tensor((2 / (width - 1), 2 / (height - 1)), device=frames.device)
-    grid = torch.addcmul(pixels, flow.float().permute(0, 2, 3, 1), reach)
+def _both_warped(first: Any, second: Any, flow: Any, places: Any) -> tuple[Any, Any]:
+    """Both frames as seen from `places` (1, 2, height, width) through their half of `flow` (n, 4, height, width), in pixels.
+
+    Positions are float32 always: float16 cannot tell a thousand pixels apart.
+    """
+    height, width = first.shape[2:]
+    reach = torch.tensor((2 / (width - 1), 2 / (height - 1)), device=first.device).reshape(1, 2, 1, 1)
+    return _seen(first, places + flow[:, :2] * reach), _seen(second, places + flow[:, 2:] * reach)
+
+
+def _seen(frames: Any, places: Any) -> Any:
+    grid = places.permute(0, 2, 3, 1)
     seen = functional.grid_sample(frames.float(), grid, mode="bilinear", padding_mode="border", align_corners=True)
     return seen.to(frames.dtype)
