@@ -22,6 +22,7 @@ from benchmarks.media import image_decode
 from benchmarks.model_step import model_step
 from benchmarks.processes import ROOT
 from benchmarks.results import Result, Skipped, document, line, render
+from benchmarks.rife_frame import rife_frame
 from benchmarks.services import running_postgres
 from benchmarks.status_http import status_http
 from benchmarks.submit_http import submit_http
@@ -44,6 +45,7 @@ BENCHMARKS: Mapping[str, Benchmark] = {
         event_streams,
         large_body,
         image_decode,
+        rife_frame,
         validation,
     )
 }

@@ -201,6 +201,15 @@ class Rife(Engine[InterpolationRequest, Clip]):
         pixels: int = request.source.width * request.source.height
         return self._weights_bytes + 500_000_000 + 500 * pixels * self._batch()
 
+    @property
+    def network(self) -> Any:
+        """The loaded `rife_network.IFNet`.
+
+        Raises:
+            NotReady: there is none yet.
+        """
+        return self._ready()
+
     def _ready(self) -> Any:
         if self._network is None:
             raise NotReady("The engine has no weights; call load first.")

@@ -83,9 +83,10 @@ def clip(frames: Sequence[Planes], fps: int | Fraction, size: int = CHUNK_FRAMES
 
 
 def psnr(one: Planes, two: Planes) -> float:
-    """In dB, of the RGB of two I420 frames."""
+    """In dB, of the RGB of two I420 frames; infinite for equal ones."""
     first, second = (from_i420(torch.from_numpy(np.ascontiguousarray(each))[None]) for each in (one, two))
-    return -10 * math.log10(float(((first - second) ** 2).mean()))
+    error = float(((first - second) ** 2).mean())
+    return -10 * math.log10(error) if error else math.inf
 
 
 def blended(one: Planes, two: Planes, between: float) -> Planes:

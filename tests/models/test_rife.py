@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import math
 import weakref
@@ -25,6 +24,7 @@ from models.rife_timing import Timeline
 from models.weights import Weights, resolve
 from tests.models.moving import PAN, Camera, Planes, blended, chunks, clip, ignore, psnr
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 WIDTH, HEIGHT = 96, 64
 
 
@@ -62,7 +62,7 @@ def same(one: Planes, two: Planes) -> bool:
 class TestRequest:
     @pytest.mark.parametrize(("fps", "frames"), [(0, 1), (-1, 1), (Fraction(-1, 2), 1), (30, 0), (30, -1)])
     def test_bounds(self, fps: Any, frames: int) -> None:
-        with pytest.raises(ValueError, match="must be positive|at least one"):
+        with pytest.raises(ValueError, match=r"must be positive|at least one"):
             InterpolationRequest(source=None, fps=fps, frames=frames)
 
     @pytest.mark.parametrize("fps", [29.97, "30", None, True])
@@ -92,20 +92,23 @@ class TestQuality:
         assert ours >= theirs + 10
 
     def test_each_frame_is_nearest_to_its_own_moment(self, engine: Rife) -> None:
-        made = interpolated(engine, PAN.frames(4, 256, 144), 25, 60)
-        timeline = Timeline(4, Fraction(25), Fraction(60))
-        moments = [float(sum(timeline.at(index))) for index in range(len(made))]
+        made = interpolated(engine, PAN.frames(3, 256, 144), 25, 60)
+        timeline = Timeline(3, Fraction(25), Fraction(60))
+        moments = [float(timeline.at(index)[0] + timeline.at(index)[1]) for index in range(len(made))]
         for index, frame in enumerate(made[:-1]):
-            near = [psnr(frame, PAN.planes(moments[index] + off, 256, 144)) for off in (-0.15, 0, 0.15)]
-            assert near[1] > 30
+            near = [psnr(frame, PAN.planes(moments[index] + off, 256, 144)) for off in (-0.2, 0, 0.2)]
+            assert near[1] > 27
             assert near[1] == max(near)
 
-    @pytest.mark.parametrize("size", [(34, 18), (130, 66), (62, 98), (2, 2), (16, 200)])
-    def test_sides_need_no_multiple(self, engine: Rife, size: tuple[int, int]) -> None:
-        frames = PAN.frames(2, *size)
-        made = interpolated(engine, frames, 30, 60)
+    @pytest.mark.parametrize(
+        ("size", "gain"), [((250, 138), 8), ((138, 250), 4), ((34, 18), -6), ((2, 2), -6), ((16, 200), -6)]
+    )
+    def test_sides_need_no_multiple(self, engine: Rife, size: tuple[int, int], gain: float) -> None:
+        first, second = PAN.frames(2, *size)
+        made = interpolated(engine, [first, second], 30, 60)
         assert [frame.shape for frame in made] == [(size[1] * 3 // 2, size[0])] * 3
-        assert psnr(made[1], PAN.planes(0.5, *size)) > 28
+        truth = PAN.planes(0.5, *size)
+        assert psnr(made[1], truth) > psnr(blended(first, second, 0.5), truth) + gain
 
 
 class TestRates:
@@ -239,7 +242,6 @@ class TestDrawing:
                 alive.append(weakref.ref(chunk))
                 yield chunk
                 del chunk
-                gc.collect()
                 most = max(most, sum(each() is not None for each in alive))
 
         made = engine.run(asked(Clip(32, 32, Fraction(30), 24, source(), None, {}), 60), ignore)
@@ -284,7 +286,7 @@ class TestDrawing:
     ) -> None:
         form: dict[str, Any] = {"width": 32, "height": 32, "frames": 1} | changes
         source = Clip(fps=Fraction(30), chunks=iter(()), sound=None, details={}, **form) if changes else "clip.mp4"
-        with pytest.raises(error, match="even sides|not a clip"):
+        with pytest.raises(error, match=r"even sides|not a clip"):
             engine.run(InterpolationRequest(source=source, fps=Fraction(60), frames=3), ignore)
 
 
@@ -366,7 +368,8 @@ class TestOptions:
         monkeypatch.setattr(rife, "FULL_SCALE_PIXELS", 384 * 256 - 1)
         made = engine.run(asked(clip(frames, 30), 60), ignore)
         assert made.details["scale"] == 0.5
-        assert psnr(drawn(made)[1], PAN.planes(0.5, 384, 256)) > 35
+        truth = PAN.planes(0.5, 384, 256)
+        assert psnr(drawn(made)[1], truth) > psnr(blended(frames[0], frames[1], 0.5), truth) + 5
 
     def test_what_counts_as_large(self, engine: Rife, weights: Weights) -> None:
         sizes = [(1920, 1088), (1088, 1920), (2048, 1088), (2048, 2048)]

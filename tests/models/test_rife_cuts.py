@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +12,7 @@ import pytest
 from models.rife_cuts import SIDE, is_cut, small
 from tests.models.moving import Camera, Planes
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 WIDTH, HEIGHT = 320, 192
 
 MOVES = {
@@ -33,9 +35,9 @@ def scene(name: str) -> Planes:
     """Something else than the photograph from its middle."""
     here = luma(Camera(), 0)
     rows, columns = np.mgrid[:HEIGHT, :WIDTH]
-    made: dict[str, npt.NDArray[np.float64]] = {
+    made: dict[str, npt.NDArray[Any]] = {
         "upside down": here[::-1].astype(float),
-        "closer": luma(Camera(zoom=2.5, across=0.3), 1).astype(float),
+        "closer": luma(Camera(zoom=3), 1).astype(float),
         "another corner": luma(Camera(across=0.45, down=0.25), 1).astype(float),
         "negative": 251.0 - here,
         "stripes": 126 + 90 * np.sign(np.sin(columns / 25)),

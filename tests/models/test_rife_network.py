@@ -17,6 +17,8 @@ from models.rife_network import IFNet, grain, read
 from models.weights import resolve
 from tests.models.moving import PAN
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 @pytest.fixture(scope="module")
 def file() -> Path:

@@ -15,9 +15,11 @@ RATES: list[tuple[int | Fraction, int | Fraction]] = [
     *((60, 30), (60, 24), (30, 29), (FILM, 60), (FILM, FILM), (30, Fraction(60000, 1001))),
 ]
 
+START = (0, Fraction(0))
+
 
 @pytest.mark.parametrize(("sampled", "fps"), RATES)
-@pytest.mark.parametrize("frames", [1, 2, 3, 9, 121, 1201])
+@pytest.mark.parametrize("frames", [1, 2, 3, 9, 121])
 class TestWhole:
     def test_each_frame_shows_its_moment(self, frames: int, sampled: int | Fraction, fps: int | Fraction) -> None:
         timeline = Timeline(frames, Fraction(sampled), Fraction(fps))
@@ -31,12 +33,12 @@ class TestWhole:
         timeline = Timeline(frames, Fraction(sampled), Fraction(fps))
         whole = timeline.whole
         assert whole == interpolated_frames(frames, sampled, fps)
-        assert timeline.at(0) == (0, 0)
+        assert timeline.at(0) == START
         if whole > 1:
-            assert timeline.at(whole - 1) == (frames - 1, 0)
+            assert timeline.at(whole - 1) == (frames - 1, Fraction(0))
             off = abs(Fraction(whole - 1) / fps - Fraction(frames - 1) / sampled)
             assert off <= Fraction(1, 2) / fps
-        assert timeline.at(whole + 1000) == (frames - 1, 0)
+        assert timeline.at(whole + 1000) == (frames - 1, Fraction(0))
 
 
 def test_where_25_becomes_60() -> None:
