@@ -449,3 +449,40 @@ class TestDeclared:
         assert engine.peak_vram_bytes(asked(source, 60)) == 0
         monkeypatch.setattr(engine, "_device", "cuda")
         assert 2e9 < engine.peak_vram_bytes(asked(source, 60)) < 10e9
+
+
+class TestProof:
+    @pytest.fixture
+    def compiled(self, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+        """Calls of torch's compiler, which takes minutes; here it changes nothing."""
+        calls: list[int] = []
+        monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **_: calls.append(1))
+        return calls
+
+    def test_a_compiled_network_makes_frames_before_it_is_ready(
+        self, weights: Weights, compiled: list[int], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        made: list[int] = []
+        real = Rife._between
+
+        def counted(self: Rife, first: Any, second: Any, times: Any) -> Planes:
+            made.append(len(times))
+            return real(self, first, second, times)
+
+        monkeypatch.setattr(Rife, "_between", counted)
+        Rife({"compile": True, "batch": 4}).load(weights, "cpu")
+        assert compiled == [1]
+        assert made == [2, 1] * 2
+
+    def test_what_loads_and_cannot_run_is_found_before_a_paid_job_finds_it(
+        self, weights: Weights, compiled: list[int], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def broken(*_: Any) -> Any:
+            raise RuntimeError("no kernel image is available for execution on the device")
+
+        monkeypatch.setattr(Rife, "_between", broken)
+        made = Rife({"compile": True})
+        with pytest.raises(LoadFailed, match="cannot make a frame with these options: no kernel image"):
+            made.load(weights, "cpu")
+        with pytest.raises(NotReady):
+            made.health()
