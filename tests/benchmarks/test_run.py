@@ -48,6 +48,7 @@ def test_every_benchmark_goes_by_the_name_it_is_asked_for() -> None:
         "event_streams",
         "large_body",
         "image_decode",
+        "rife_frame",
         "validation",
     ]
 
