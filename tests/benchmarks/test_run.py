@@ -43,13 +43,17 @@ def test_every_benchmark_goes_by_the_name_it_is_asked_for() -> None:
         "accept_to_settle",
         "model_step",
         "image_overhead",
+        "edit_overhead",
         "claim_at_depth",
         "hold_race",
         "event_streams",
         "large_body",
         "image_decode",
         "video_encode",
+        "video_combine",
+        "rife_frame",
         "validation",
+        "video_memory",
     ]
 
 

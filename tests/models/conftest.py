@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from models.qwen_image import QwenImage
 from models.weights import Weights, resolve
@@ -23,3 +25,12 @@ def loaded(tiny: Weights) -> QwenImage:
     engine = QwenImage()
     engine.load(tiny, "cpu")
     return engine
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """As in a replica: and where other processes want the cores too, several threads wait for one another at each layer."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

