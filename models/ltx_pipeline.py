@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, LTX2ConditionPipeline
 
 if TYPE_CHECKING:
-    import numpy as np
     import numpy.typing as npt
 
 
@@ -46,7 +46,8 @@ class LtxPipeline(LTX2ConditionPipeline):  # type: ignore[misc]
         step = self.vae_temporal_compression_ratio
         pixels, indices, counts = [], [], []
         for pinned in conditions or ():
-            frames = torch.from_numpy(pinned.frames).to(device).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
+            # Copied: what came over Ray cannot be written to, and torch has no such tensors.
+            frames = torch.from_numpy(np.array(pinned.frames)).to(device).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
             pixels.append(frames.to(self.vae.dtype))
             indices.append((pinned.at - 1) / step + 1 if pinned.at else 0)
             counts.append(len(pinned.frames))

@@ -5,12 +5,12 @@ from __future__ import annotations
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from media.clip import SAMPLE_RATE, sound_samples
 
 if TYPE_CHECKING:
-    import numpy as np
     import numpy.typing as npt
 
 _WINDOW = 1024
@@ -30,7 +30,7 @@ def latents_of(pipeline: Any, sound: npt.NDArray[np.float32], frames: int, fps: 
 
     vae = pipeline.audio_vae
     rate, hop, bins = vae.config.sample_rate, vae.config.mel_hop_length, vae.config.mel_bins
-    wave = _slower(torch.from_numpy(sound), SAMPLE_RATE // rate)
+    wave = _slower(torch.from_numpy(np.array(sound)), SAMPLE_RATE // rate)
     bank = mel_filter_bank(_WINDOW // 2 + 1, bins, 0.0, rate / 2, rate, norm="slaney", mel_scale="slaney")
     window = torch.hann_window(_WINDOW)
     spectrum = torch.stft(wave, _WINDOW, hop, window=window, pad_mode="reflect", return_complex=True).abs()

@@ -85,7 +85,9 @@ class LtxVideo(DiffusersEngine[VideoRequest, Clip]):
     name = "ltx-video"
     cancel = "step"
     step_limit_s = 180.0
-    peak_ram_bytes = 1_600_000_000
+    peak_ram_bytes = (
+        1_200_000_000  # measured for 601 frames on the CPU: 0.96 GB at 160x96, 0.89 at 256x160 in two stages
+    )
     _class_name = "LTX2ConditionPipeline"
     _makes = "clip"
 

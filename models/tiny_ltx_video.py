@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import string
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,43 +21,120 @@ SCHEDULER = {
 }
 """The scheduler configuration of LTX-2.3, as diffusers converts it."""
 
-LTX_2_3: dict[str, Any] = {
-    "gated_attn": True,
-    "cross_attn_mod": True,
-    "audio_gated_attn": True,
-    "audio_cross_attn_mod": True,
-    "rope_type": "split",
-    "use_prompt_embeddings": False,
-    "perturbed_attn": True,
-}
-"""What sets a transformer of 2.3 apart from one of 2.0."""
-
-CONNECTORS_2_3: dict[str, Any] = {
-    "video_gated_attn": True,
-    "audio_gated_attn": True,
-    "rope_type": "split",
-    "per_modality_projections": True,
-    "proj_bias": True,
-}
-"""What sets its connectors apart."""
-
-VAE_2_3: dict[str, Any] = {
-    "decoder_spatio_temporal_scaling": (True,) * 4,
-    "decoder_inject_noise": (False,) * 5,
-    "decoder_causal": False,
-    "decoder_spatial_padding_mode": "zeros",
-    "upsample_type": ("spatiotemporal", "spatiotemporal", "temporal", "spatial"),
-    "upsample_residual": (False,) * 4,
-    "upsample_factor": (2, 2, 1, 2),
-    "spatial_compression_ratio": 32,
-    "temporal_compression_ratio": 8,
-}
-"""What sets its video VAE apart."""
-
 _WIDTH = 32
 _LATENT_CHANNELS = 16
 _MEL_BINS = 16
 _LAYERS = 2
+
+LTX_2_3: dict[str, dict[str, Any]] = {
+    "transformer": {
+        "gated_attn": True,
+        "cross_attn_mod": True,
+        "audio_gated_attn": True,
+        "audio_cross_attn_mod": True,
+        "rope_type": "split",
+        "use_prompt_embeddings": False,
+        "perturbed_attn": True,
+    },
+    "connectors": {
+        "video_gated_attn": True,
+        "audio_gated_attn": True,
+        "rope_type": "split",
+        "per_modality_projections": True,
+        "proj_bias": True,
+    },
+    "vae": {
+        "decoder_spatio_temporal_scaling": (True,) * 4,
+        "decoder_inject_noise": (False,) * 5,
+        "decoder_causal": False,
+        "decoder_spatial_padding_mode": "zeros",
+        "upsample_type": ("spatiotemporal", "spatiotemporal", "temporal", "spatial"),
+        "upsample_residual": (False,) * 4,
+        "upsample_factor": (2, 2, 1, 2),
+        "spatial_compression_ratio": 32,
+        "temporal_compression_ratio": 8,
+    },
+    "audio_vae": {},
+    "vocoder": {},
+    "latent_upsampler": {"use_rational_resampler": False},
+}
+"""What sets each part of 2.3 apart from diffusers' defaults, which are those of 2.0, whatever its size."""
+
+TINY: dict[str, dict[str, Any]] = {
+    "transformer": {
+        "in_channels": _LATENT_CHANNELS,
+        "out_channels": _LATENT_CHANNELS,
+        "num_attention_heads": 2,
+        "attention_head_dim": _WIDTH // 2,
+        "cross_attention_dim": _WIDTH,
+        "audio_in_channels": 8,
+        "audio_out_channels": 8,
+        "audio_num_attention_heads": 2,
+        "audio_attention_head_dim": _WIDTH // 4,
+        "audio_cross_attention_dim": _WIDTH // 2,
+        "num_layers": _LAYERS,
+        "caption_channels": _WIDTH,
+        "rope_double_precision": False,
+    },
+    "connectors": {
+        "caption_channels": _WIDTH,
+        "text_proj_in_factor": _LAYERS + 1,
+        "video_connector_num_attention_heads": 2,
+        "video_connector_attention_head_dim": _WIDTH // 2,
+        "video_connector_num_layers": 1,
+        "video_connector_num_learnable_registers": None,
+        "audio_connector_num_attention_heads": 2,
+        "audio_connector_attention_head_dim": _WIDTH // 4,
+        "audio_connector_num_layers": 1,
+        "audio_connector_num_learnable_registers": None,
+        "connector_rope_base_seq_len": 32,
+        "rope_double_precision": False,
+        "video_hidden_dim": _WIDTH,
+        "audio_hidden_dim": _WIDTH // 2,
+    },
+    "vae": {
+        "latent_channels": _LATENT_CHANNELS,
+        "block_out_channels": (8, 16, 32, 32),
+        "decoder_block_out_channels": (8, 16, 16, 32),
+        "layers_per_block": (1,) * 5,
+        "decoder_layers_per_block": (1,) * 5,
+    },
+    "audio_vae": {
+        "base_channels": 8,
+        "ch_mult": (1, 1, 1),
+        "num_res_blocks": 1,
+        "latent_channels": 2,
+        "mel_bins": _MEL_BINS,
+        "resolution": 64,
+    },
+    "vocoder": {
+        "in_channels": 2 * _MEL_BINS,
+        "hidden_channels": 64,
+        "bwe_in_channels": 2 * _MEL_BINS,
+        "bwe_hidden_channels": 32,
+        "num_mel_channels": _MEL_BINS,
+    },
+    "latent_upsampler": {"in_channels": _LATENT_CHANNELS, "mid_channels": 32, "num_blocks_per_stage": 1},
+    "text": {
+        "hidden_size": _WIDTH,
+        "intermediate_size": 64,
+        "num_hidden_layers": _LAYERS,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "head_dim": 16,
+        "max_position_embeddings": 2048,
+        "sliding_window": 64,
+    },
+    "vision": {
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "image_size": 28,
+        "patch_size": 14,
+    },
+}
+"""Two layers of everything."""
 
 _SPECIAL = ("<pad>", "<eos>", "<bos>", "<unk>", "<mask>")
 _TURNS = ("<start_of_turn>", "<end_of_turn>", "<start_of_image>", "<end_of_image>", "<image_soft_token>")
@@ -68,10 +147,20 @@ _SCHOOLING = (
 
 def build(folder: Path) -> None:
     """Write a pipeline that `LTX2ConditionPipeline.from_pretrained` loads, and its upsampler, into the empty `folder`."""
-    from diffusers import LTX2ConditionPipeline
+    from diffusers import FlowMatchEulerDiscreteScheduler, LTX2ConditionPipeline
 
-    LTX2ConditionPipeline(**_components(), audio_scheduler=None).save_pretrained(folder, safe_serialization=True)
-    _upsampler().save_pretrained(folder / "latent_upsampler", safe_serialization=True)
+    from models.runtime import silence_progress_bars
+
+    silence_progress_bars()
+    tokenizer = train_tokenizer()
+    made = makers(TINY, tokenizer, vocabulary=len(tokenizer))
+    parts = {name: drawn(make(), seed=seed) for seed, (name, make) in enumerate(made.items(), 1)}
+    upsampler = parts.pop("latent_upsampler")
+    _quieten(parts["vocoder"])
+    scheduler = FlowMatchEulerDiscreteScheduler(**SCHEDULER)
+    pipeline = LTX2ConditionPipeline(**parts, tokenizer=tokenizer, scheduler=scheduler, audio_scheduler=None)
+    pipeline.save_pretrained(folder, safe_serialization=True)
+    upsampler.save_pretrained(folder / "latent_upsampler", safe_serialization=True)
 
 
 def build_lora(folder: Path) -> None:
@@ -110,125 +199,42 @@ def train_tokenizer(size: int = 640) -> Any:
     return tokenizer
 
 
-def _components() -> dict[str, Any]:
-    from diffusers import (
-        AutoencoderKLLTX2Audio,
-        AutoencoderKLLTX2Video,
-        FlowMatchEulerDiscreteScheduler,
-        LTX2VideoTransformer3DModel,
-    )
+def makers(shapes: dict[str, dict[str, Any]], tokenizer: Any, *, vocabulary: int) -> dict[str, Callable[[], Any]]:
+    """What makes each part of an LTX-2.3 of these `shapes`, its parameters as torch initialises them."""
+    from diffusers import AutoencoderKLLTX2Audio, AutoencoderKLLTX2Video, LTX2VideoTransformer3DModel
     from diffusers.pipelines.ltx2 import LTX2TextConnectors
+    from diffusers.pipelines.ltx2.latent_upsampler import LTX2LatentUpsamplerModel
     from diffusers.pipelines.ltx2.vocoder import LTX2VocoderWithBWE
 
-    from models.runtime import silence_progress_bars
-
-    silence_progress_bars()
-    tokenizer = train_tokenizer()
-    heads = {"num_attention_heads": 2, "attention_head_dim": _WIDTH // 2}
-    audio_heads = {"audio_num_attention_heads": 2, "audio_attention_head_dim": _WIDTH // 4}
-    transformer = LTX2VideoTransformer3DModel(
-        in_channels=_LATENT_CHANNELS,
-        out_channels=_LATENT_CHANNELS,
-        cross_attention_dim=_WIDTH,
-        audio_in_channels=8,
-        audio_out_channels=8,
-        audio_cross_attention_dim=_WIDTH // 2,
-        num_layers=_LAYERS,
-        caption_channels=_WIDTH,
-        rope_double_precision=False,
-        **heads,
-        **audio_heads,
-        **LTX_2_3,
-    )
-    connectors = LTX2TextConnectors(
-        caption_channels=_WIDTH,
-        text_proj_in_factor=_LAYERS + 1,
-        video_connector_num_attention_heads=2,
-        video_connector_attention_head_dim=_WIDTH // 2,
-        video_connector_num_layers=1,
-        video_connector_num_learnable_registers=None,
-        audio_connector_num_attention_heads=2,
-        audio_connector_attention_head_dim=_WIDTH // 4,
-        audio_connector_num_layers=1,
-        audio_connector_num_learnable_registers=None,
-        connector_rope_base_seq_len=32,
-        rope_double_precision=False,
-        video_hidden_dim=_WIDTH,
-        audio_hidden_dim=_WIDTH // 2,
-        **CONNECTORS_2_3,
-    )
-    vae = AutoencoderKLLTX2Video(
-        latent_channels=_LATENT_CHANNELS,
-        block_out_channels=(8, 16, 32, 32),
-        decoder_block_out_channels=(8, 16, 16, 32),
-        layers_per_block=(1,) * 5,
-        decoder_layers_per_block=(1,) * 5,
-        **VAE_2_3,
-    )
-    audio_vae = AutoencoderKLLTX2Audio(
-        base_channels=8, ch_mult=(1, 1, 1), num_res_blocks=1, latent_channels=2, mel_bins=_MEL_BINS, resolution=64
-    )
-    vocoder = LTX2VocoderWithBWE(
-        in_channels=2 * _MEL_BINS,
-        hidden_channels=64,
-        bwe_in_channels=2 * _MEL_BINS,
-        bwe_hidden_channels=32,
-        num_mel_channels=_MEL_BINS,
-    )
-    return {
-        "tokenizer": tokenizer,
-        "text_encoder": drawn(_text_encoder(tokenizer), seed=1),
-        "transformer": drawn(transformer, seed=2),
-        "vae": drawn(vae, seed=3),
-        "connectors": drawn(connectors, seed=5),
-        "audio_vae": drawn(audio_vae, seed=6),
-        "vocoder": _quiet(drawn(vocoder, seed=7)),
-        "scheduler": FlowMatchEulerDiscreteScheduler(**SCHEDULER),
+    kinds = {
+        "transformer": LTX2VideoTransformer3DModel,
+        "connectors": LTX2TextConnectors,
+        "vae": AutoencoderKLLTX2Video,
+        "audio_vae": AutoencoderKLLTX2Audio,
+        "vocoder": LTX2VocoderWithBWE,
+        "latent_upsampler": LTX2LatentUpsamplerModel,
     }
+    made: dict[str, Callable[[], Any]] = {
+        name: partial(kind, **shapes[name], **LTX_2_3[name]) for name, kind in kinds.items()
+    }
+    return {**made, "text_encoder": partial(_text_encoder, shapes, tokenizer, vocabulary)}
 
 
-def _quiet(vocoder: Any) -> Any:
+def _quieten(vocoder: Any) -> None:
     """Its random weights are 200 times full scale loud; with these it is about -20 dB."""
     import torch
 
     with torch.no_grad():
         for part in (vocoder.vocoder, vocoder.bwe_generator):
             part.conv_out.weight *= 2.0**-10
-    return vocoder
 
 
-def _upsampler() -> Any:
-    from diffusers.pipelines.ltx2.latent_upsampler import LTX2LatentUpsamplerModel
-
-    shape = {"in_channels": _LATENT_CHANNELS, "mid_channels": 32, "num_blocks_per_stage": 1}
-    return drawn(LTX2LatentUpsamplerModel(use_rational_resampler=False, **shape), seed=8)
-
-
-def _text_encoder(tokenizer: Any) -> Any:
+def _text_encoder(shapes: dict[str, dict[str, Any]], tokenizer: Any, vocabulary: int) -> Any:
     from transformers import Gemma3Config, Gemma3ForConditionalGeneration
 
-    text = {
-        "vocab_size": len(tokenizer),
-        "hidden_size": _WIDTH,
-        "intermediate_size": 64,
-        "num_hidden_layers": _LAYERS,
-        "num_attention_heads": 2,
-        "num_key_value_heads": 1,
-        "head_dim": 16,
-        "max_position_embeddings": 2048,
-        "sliding_window": 64,
-    }
-    vision = {
-        "hidden_size": 16,
-        "intermediate_size": 16,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 2,
-        "image_size": 28,
-        "patch_size": 14,
-    }
     config = Gemma3Config(
-        text_config=text,
-        vision_config=vision,
+        text_config={**shapes["text"], "vocab_size": vocabulary},
+        vision_config=dict(shapes["vision"]),
         mm_tokens_per_image=4,
         image_token_index=tokenizer.convert_tokens_to_ids("<image_soft_token>"),
         boi_token_index=tokenizer.convert_tokens_to_ids("<start_of_image>"),

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from models.ltx_video import LtxVideo
 from models.qwen_image import QwenImage
 from models.weights import Weights, resolve
 
@@ -22,4 +23,16 @@ def tiny(cache: Path) -> Weights:
 def loaded(tiny: Weights) -> QwenImage:
     engine = QwenImage()
     engine.load(tiny, "cpu")
+    return engine
+
+
+@pytest.fixture(scope="session")
+def tiny_ltx(cache: Path) -> Weights:
+    return resolve("tiny:ltx-video", cache)
+
+
+@pytest.fixture(scope="session")
+def ltx(tiny_ltx: Weights) -> LtxVideo:
+    engine = LtxVideo()
+    engine.load(tiny_ltx, "cpu")
     return engine
