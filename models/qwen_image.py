@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from models import qwen_setup
-from models.base import BlankOutput, Engine, EngineFault, LoadFailed, NonFiniteOutput, NotReady, OnStep
+from models.base import BlankOutput, LoadFailed, NonFiniteOutput, OnStep
+from models.diffusers_engine import DiffusersEngine, adjustment, plain_text
+from models.previews import Schedule
 from models.qwen_options import LONG_STEPS, MIN_STEPS, QwenOptions
 from models.qwen_preview import preview
-from models.runtime import dtype_for, is_cpu, named_faults, silence_progress_bars
+from models.runtime import named_faults
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,7 +30,6 @@ PREVIEW_SECONDS = 2.0
 """Until the first preview; each further one comes after twice the time, so that a run of any length has a few."""
 
 _PIPELINE_TOKENS = 1024
-_COMPILED_STEP_LIMIT_SECONDS = 180.0
 _PROOF_CANVASES = ((256, 256), (512, 384))
 _CONTROL = re.compile(r"<\|(?=\w+\|>)")
 """What begins a control token: in a caller's text it must be only text."""
@@ -73,7 +75,7 @@ class ImageResult:
     details: dict[str, Any]
 
 
-class QwenImage(Engine[ImageRequest, ImageResult]):
+class QwenImage(DiffusersEngine[ImageRequest, ImageResult]):
     """Text to image. The same request on the same kind of device and weights gives the same bytes."""
 
     Options = QwenOptions
@@ -82,41 +84,8 @@ class QwenImage(Engine[ImageRequest, ImageResult]):
     cancel = "step"
     step_limit_s = 20.0
     peak_ram_bytes = 1_000_000_000  # measured at 512x512 on the CPU: 0.88 GB
-    _class_name: ClassVar[str] = "QwenImagePipeline"
-
-    _pipeline: Any = None
-    _device = ""
-    _weights_bytes = 0
-
-    def load(self, weights: Weights, device: str) -> None:
-        """See `Engine.load`. Reads safetensors only, and runs no code of the weights' folder.
-
-        Beyond the plain pipeline on the CPU, small pictures are made before it returns: what does not work together, or
-        is compiled at its first use, shows here and not in a paid job.
-        """
-        import torch
-
-        dtype = dtype_for(device, self.options.dtype)
-        silence_progress_bars()
-        torch.backends.cudnn.deterministic = True
-        try:
-            with named_faults(f"loading {weights.reference}"):
-                pipeline = self._read(weights, dtype)
-                setup = qwen_setup.prepare(pipeline, self.options, weights, device)
-        except EngineFault:
-            raise
-        except Exception as error:
-            # Six libraries read the files and change the model, each with its own exceptions, some bare TypeErrors.
-            raise LoadFailed(f"{weights.reference} is no {self._class_name} that can run so: {error}") from error
-        pipeline.set_progress_bar_config(disable=True)
-        self._weights_bytes = _bytes_on(pipeline, device)
-        self._setup = setup
-        self._device = device
-        if self.options.compile:
-            self.step_limit_s = _COMPILED_STEP_LIMIT_SECONDS
-        self._pipeline = pipeline
-        if not is_cpu(device) or self.options.accelerated():
-            self._prove(weights.reference)
+    _class_name = "QwenImagePipeline"
+    _makes = "picture"
 
     def run(self, request: ImageRequest, on_step: OnStep) -> ImageResult:
         """See `Engine.run`: a step is a denoising step; the VAE's decoding follows the last one.
@@ -136,21 +105,19 @@ class QwenImage(Engine[ImageRequest, ImageResult]):
         prompt = self._text("prompt", request.prompt, adjustments)
         negative = self._text("negativePrompt", request.negative_prompt or " ", adjustments)
         if guidance <= 1 and negative.strip():
-            adjustments.append(_adjustment("negativePrompt", negative, "", "this model is distilled and takes none"))
+            adjustments.append(adjustment("negativePrompt", negative, "", "this model is distilled and takes none"))
         cached = qwen_setup.cache_for(pipeline.transformer, self.options.cache, steps)
         marks = [time.perf_counter()]
-        show_after = PREVIEW_SECONDS
+        previews = Schedule(PREVIEW_SECONDS)
 
         def step_ended(_pipeline: Any, index: int, _timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-            nonlocal show_after
             latents = tensors["latents"]
             # Reading the answer also waits for the device: without it, the host runs steps ahead of the GPU, progress
             # would be early and a stopped run would leave work behind.
             if not bool(torch.isfinite(latents).all()):
                 raise NonFiniteOutput(f"The latents are not finite after step {index + 1} of {steps}.")
             marks.append(time.perf_counter())
-            if self.options.previews and index + 1 < steps and marks[-1] - marks[0] >= show_after:
-                show_after = 2 * (marks[-1] - marks[0])
+            if self.options.previews and index + 1 < steps and previews.due(marks[-1] - marks[0]):
                 on_step(index + 1, steps, preview(latents, request.width, request.height))
             else:
                 on_step(index + 1, steps)
@@ -195,15 +162,6 @@ class QwenImage(Engine[ImageRequest, ImageResult]):
             },
         )
 
-    def health(self) -> None:
-        """See `Engine.health`. Asks the driver, which reports a broken context and waits for no work."""
-        import torch
-
-        self._ready()
-        if torch.device(self._device).type == "cuda":
-            with named_faults("asking the device for its memory"):
-                torch.cuda.mem_get_info(self._device)
-
     def deadline_s(self, request: ImageRequest) -> float:
         """See `Engine.deadline_s`. A minute, and ten times the 0.6 s a step and megapixel published for 80 GB cards.
 
@@ -224,11 +182,6 @@ class QwenImage(Engine[ImageRequest, ImageResult]):
         if self._device == "cpu":
             return 0
         return self._weights_bytes + round(1e9 + 3.5e9 * _megapixels(request))
-
-    def _ready(self) -> Any:
-        if self._pipeline is None:
-            raise NotReady("The engine has no weights; call load first.")
-        return self._pipeline
 
     def _read(self, weights: Weights, dtype: Any) -> Any:
         """The pipeline of the folder, in host memory."""
@@ -258,47 +211,22 @@ class QwenImage(Engine[ImageRequest, ImageResult]):
         return {}
 
     def _text(self, field: str, text: str, adjustments: list[dict[str, Any]]) -> str:
-        """`text` without control tokens, cut where the pipeline would lose it or fail."""
-        plain = _CONTROL.sub("< |", text)
-        tokens = self._tokenizer(self._pipeline)(plain, add_special_tokens=False, return_offsets_mapping=True)
-        ends = tokens["offset_mapping"]
-        if len(ends) <= MAX_PROMPT_TOKENS:
-            return plain
-        reason = f"the model reads {MAX_PROMPT_TOKENS} tokens; what is beyond was left out"
-        adjustments.append(_adjustment(field, f"{len(ends)} tokens", f"{MAX_PROMPT_TOKENS} tokens", reason))
-        return plain[: ends[MAX_PROMPT_TOKENS - 1][1]]
+        tokenizer = self._tokenizer(self._pipeline)
+        return plain_text(tokenizer, _CONTROL, field, text, MAX_PROMPT_TOKENS, adjustments)
 
-    def _prove(self, reference: str) -> None:
+    def _settle(self, pipeline: Any, weights: Weights, device: str) -> dict[str, Any]:
+        return qwen_setup.prepare(pipeline, self.options, weights, device)
+
+    def _proofs(self) -> Iterator[ImageRequest]:
         steps = LONG_STEPS if self.options.cache else MIN_STEPS
-        try:
-            for width, height in _PROOF_CANVASES:
-                self.run(self._proof(width, height, steps), lambda step, total, preview=None, /: None)
-        except EngineFault:
-            self._pipeline = None
-            raise
-        except Exception as error:
-            self._pipeline = None
-            raise LoadFailed(f"{reference} loads, but cannot make a picture with these options: {error}") from error
+        return (self._proof(width, height, steps) for width, height in _PROOF_CANVASES)
 
     def _proof(self, width: int, height: int, steps: int) -> ImageRequest:
         return ImageRequest(prompt="a red fox", width=width, height=height, steps=steps, seed=0)
 
 
-def _adjustment(field: str, given: str, to: str, reason: str) -> dict[str, Any]:
-    return {"field": field, "from": given, "to": to, "reason": reason, "at": "run"}
-
-
 def _megapixels(request: ImageRequest) -> float:
     return request.width * request.height / 1_000_000
-
-
-def _bytes_on(pipeline: Any, device: str) -> int:
-    import torch
-
-    if not is_cpu(device):
-        return int(torch.cuda.memory_allocated(device))
-    modules = (pipeline.text_encoder, pipeline.transformer, pipeline.vae)
-    return sum(p.numel() * p.element_size() for module in modules for p in module.parameters())
 
 
 def _check_tokenizer(pipeline: Any, tokenizer: Any, reference: str) -> None:

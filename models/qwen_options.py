@@ -8,6 +8,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from models.base import Addition, EngineOptions
+from models.diffusers_options import DiffusersOptions
 
 MIN_STEPS = 2
 """The scheduler's terminal shift divides by zero with a single step."""
@@ -17,9 +18,6 @@ LONG_STEPS = 20
 """From so many steps on, a cache is worth its error."""
 LORA = "lora"
 MIN_REFERENCE_PIXELS = 64 * 64
-
-Attention = Literal["auto", "sdpa", "flash3", "flash3-hub"]
-Quantization = Literal["none", "fp8", "fp8-weight-only", "int8-weight-only"]
 
 
 class Distillation(EngineOptions):
@@ -42,26 +40,12 @@ class Cache(EngineOptions):
     interval: int = Field(3, ge=2, le=10, description="taylorseer: one step of so many is computed in full.")
 
 
-class QwenOptions(EngineOptions):
+class QwenOptions(DiffusersOptions):
     """The `options` of a pool whose engine is qwen-image or qwen-image-edit. The defaults are the plain pipeline."""
 
-    dtype: Literal["auto", "bfloat16", "float32"] = Field(
-        "auto", description="auto: bfloat16 on an accelerator, float32 on the CPU. float16 overflows in this model."
-    )
-    attention: Attention = Field(
-        "auto",
-        description="auto: FlashAttention 3 from the hub on a Hopper GPU where the package kernels is installed, "
-        "PyTorch's own (sdpa) elsewhere. A backend that is named must work, or the engine does not load.",
-    )
-    compile: bool = Field(False, description="Compile the transformer's repeated block at load (minutes).")
     distillation: Distillation | None = None
-    quantization: Quantization = Field("none", description="Of the transformer's linear layers, by torchao.")
     cache: Cache | None = None
-    text_encoder: Literal["device", "offload"] = Field(
-        "device", description="offload: kept in host memory and streamed to the device layer by layer for each prompt."
-    )
     true_cfg_scale: float = Field(4.0, ge=1, le=20, description="Guidance; 1 is off. The model card's value is 4.")
-    previews: bool = Field(True, description="Send a small picture of the state after 2 s, 4 s, 8 s, …")
     reference_pixels: int = Field(
         1024 * 1024, ge=MIN_REFERENCE_PIXELS, le=2048 * 2048, description="Edit: each picture's area for the VAE."
     )
@@ -78,9 +62,7 @@ class QwenOptions(EngineOptions):
 
     def accelerated(self) -> bool:
         """Whether anything but the plain pipeline is asked for."""
-        plain = QwenOptions()
-        asked = (self.compile, self.distillation, self.quantization, self.cache, self.text_encoder, self.dtype)
-        return asked != (False, None, "none", None, plain.text_encoder, plain.dtype)
+        return super().accelerated() or self.distillation is not None or self.cache is not None
 
     def guidance(self) -> float:
         """What goes to the pipeline as `true_cfg_scale`: off for a distilled model."""

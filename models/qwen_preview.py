@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import io
 from typing import Any
+
+from models.previews import as_webp
 
 # Red, green and blue of each of the 16 normalised latent channels, and their bias: a fit for the VAE that Qwen-Image shares
 # with Wan 2.1 (ComfyUI, comfy/latent_formats.py, Wan21).
@@ -26,22 +27,14 @@ _FACTORS = (
     (0.1984, 0.0913, 0.1861),
 )
 _BIAS = (-0.1835, -0.0868, -0.3360)
-_SIDE = 192
 
 
 def preview(latents: Any, width: int, height: int) -> bytes:
     """A WebP of at most 192 pixels a side for packed `latents`, shape (1, height / 16 x width / 16, 64), of that canvas."""
     import torch
-    from PIL import Image
 
     rows, columns = height // 16, width // 16
     channels = (
         latents[0].float().cpu().view(rows, columns, 16, 2, 2).permute(0, 3, 1, 4, 2).reshape(rows * 2, columns * 2, 16)
     )
-    colours = channels @ torch.tensor(_FACTORS) + torch.tensor(_BIAS)
-    pixels = ((colours.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).numpy()
-    image = Image.fromarray(pixels)
-    image.thumbnail((_SIDE, _SIDE))
-    file = io.BytesIO()
-    image.save(file, "WEBP", quality=60, method=0)
-    return file.getvalue()
+    return as_webp(channels @ torch.tensor(_FACTORS) + torch.tensor(_BIAS))

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from models.base import Engine
 
 ENGINES: Mapping[str, str] = {
+    "ltx-video": "models.ltx_video:LtxVideo",
     "qwen-image": "models.qwen_image:QwenImage",
     "qwen-image-edit": "models.qwen_image_edit:QwenImageEdit",
     "rife": "models.rife:Rife",
@@ -18,6 +19,8 @@ ENGINES: Mapping[str, str] = {
 """Engine name to `module:Class`."""
 
 TINY: Mapping[str, str] = {
+    "ltx-video": "models.tiny_ltx_video:build",
+    "ltx-video-lora": "models.tiny_ltx_video:build_lora",
     "qwen-image": "models.tiny_qwen_image:build",
     "qwen-image-edit": "models.tiny_qwen_image:build_edit",
     "qwen-image-lora": "models.tiny_qwen_image:build_lora",

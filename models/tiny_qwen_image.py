@@ -1,16 +1,13 @@
-"""Tiny random weights for Qwen-Image(-Edit) with production's geometry: 8x VAE, 16 latent channels, patches of 2x2.
-
-The bits must be the same on every machine, so the weights are drawn as integers (exact everywhere, unlike the vectorised
-normal distribution) and scaled by powers of two; what torch initialises to a constant (norms, biases) is kept.
-"""
+"""Tiny random weights for Qwen-Image(-Edit) with production's geometry: 8x VAE, 16 latent channels, patches of 2x2."""
 
 from __future__ import annotations
 
 import json
-import math
 import re
 from pathlib import Path
 from typing import Any
+
+from models.tiny_drawing import drawn
 
 SCHEDULER = {
     "base_image_seq_len": 256,
@@ -80,13 +77,13 @@ def build_lora(folder: Path) -> None:
     from safetensors.torch import save_file
 
     generator = torch.Generator().manual_seed(4)
-    drawn: dict[str, Any] = {}
+    matrices: dict[str, Any] = {}
     for block in range(_LAYERS):
         for layer in ("to_q", "to_k", "to_v"):
             for name, shape in (("lora_A", (4, _WIDTH)), ("lora_B", (_WIDTH, 4))):
                 weight = torch.randint(-(2**15), 2**15, shape, generator=generator).float() * 2.0**-17
-                drawn[f"transformer.transformer_blocks.{block}.attn.{layer}.{name}.weight"] = weight
-    save_file(drawn, folder / "lora.safetensors")
+                matrices[f"transformer.transformer_blocks.{block}.attn.{layer}.{name}.weight"] = weight
+    save_file(matrices, folder / "lora.safetensors")
 
 
 def _components(tokenizer: Any, transformer: dict[str, Any]) -> dict[str, Any]:
@@ -97,8 +94,8 @@ def _components(tokenizer: Any, transformer: dict[str, Any]) -> dict[str, Any]:
     silence_progress_bars()
     return {
         "tokenizer": tokenizer,
-        "text_encoder": _drawn(_text_encoder(tokenizer), seed=1),
-        "transformer": _drawn(
+        "text_encoder": drawn(_text_encoder(tokenizer), seed=1),
+        "transformer": drawn(
             QwenImageTransformer2DModel(
                 patch_size=2,
                 in_channels=64,
@@ -113,7 +110,7 @@ def _components(tokenizer: Any, transformer: dict[str, Any]) -> dict[str, Any]:
             ),
             seed=2,
         ),
-        "vae": _drawn(
+        "vae": drawn(
             AutoencoderKLQwenImage(
                 base_dim=8,
                 z_dim=16,
@@ -182,19 +179,3 @@ def _text_encoder(tokenizer: Any) -> Any:
         video_token_id=tokenizer.convert_tokens_to_ids("<|video_pad|>"),
     )
     return Qwen2_5_VLForConditionalGeneration(config).eval()
-
-
-def _drawn(module: Any, *, seed: int) -> Any:
-    """`module` with every parameter that is not constant drawn anew, its variance near 1 / fan-in."""
-    import torch
-
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for _, parameter in sorted(module.named_parameters()):
-            if bool((parameter == parameter.flatten()[0]).all()):
-                continue
-            fan_in = parameter[0].numel() if parameter.ndim > 1 else 16 * parameter.numel()
-            exponent = round(math.log2(math.sqrt(3 / fan_in)))
-            drawn = torch.randint(-(2**15), 2**15, parameter.shape, generator=generator)
-            parameter.copy_(drawn.float() * 2.0 ** (exponent - 15))
-    return module

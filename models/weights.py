@@ -204,15 +204,18 @@ def _tiny(name: str, cache: Path) -> Path:
 
 
 def _recipe(target: str) -> str:
-    """A short hash of all that shapes the result: the builder's source and the libraries' versions."""
-    spec = importlib.util.find_spec(target.partition(":")[0])
-    if spec is None or spec.origin is None:
+    """A short hash of all that shapes the result: the sources of builder and drawing, and the libraries' versions."""
+    specs = [importlib.util.find_spec(module) for module in (target.partition(":")[0], "models.tiny_drawing")]
+    origins = [spec.origin for spec in specs if spec is not None and spec.origin is not None]
+    if len(origins) < len(specs):
         raise WeightsUnavailable(f"The builder {target} is not installed.")
     try:
         versions = [f"{package}=={version(package)}" for package in _SHAPES_TINY]
     except PackageNotFoundError as error:
         raise WeightsUnavailable(f"{error.name} is not installed; install killatamata[models].") from error
-    return hashlib.sha256(Path(spec.origin).read_bytes() + " ".join(versions).encode()).hexdigest()[:12]
+    return hashlib.sha256(
+        b"".join(Path(each).read_bytes() for each in origins) + " ".join(versions).encode()
+    ).hexdigest()[:12]
 
 
 def _hub(repository: str, revision: str, cache: Path, file: str | None) -> Path:

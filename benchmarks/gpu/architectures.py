@@ -93,7 +93,7 @@ def drawn(
         "text_encoder": lambda: Qwen2_5_VLForConditionalGeneration(_text_config(shapes, tokenizer)),
         "vae": lambda: AutoencoderKLQwenImage(**shapes["vae"]),
     }
-    modules = {name: _filled(hollow(make), dtype, device) for name, make in kinds.items()}
+    modules = {name: filled(hollow(make), dtype, device) for name, make in kinds.items()}
     return {**modules, "tokenizer": tokenizer, "scheduler": FlowMatchEulerDiscreteScheduler(**SCHEDULER)}
 
 
@@ -105,7 +105,8 @@ def hollow(make: Any) -> Any:
         return make()
 
 
-def _filled(module: Any, dtype: Any, device: str) -> Any:
+def filled(module: Any, dtype: Any, device: str) -> Any:
+    """`module` with random parameters on `device`."""
     import torch
 
     for parent in module.modules():

@@ -48,11 +48,11 @@ def measured(engine: QwenImage, request: ImageRequest, runs: int, device: str) -
 
     cuda = device.startswith("cuda")
     began = time.perf_counter()
-    engine.run(request, _ignore)
+    engine.run(request, ignore_step)
     first = time.perf_counter() - began
     if cuda:
         torch.cuda.reset_peak_memory_stats(device)
-    timings = [engine.run(request, _ignore).details["timings"] for _ in range(runs)]
+    timings = [engine.run(request, ignore_step).details["timings"] for _ in range(runs)]
     medians = {key: statistics.median(each[key] for each in timings) for key in timings[0]}
     return {
         "firstRunSeconds": round(first, 3),
@@ -119,14 +119,15 @@ def main(given: Sequence[str] | None = None) -> int:
         print(json.dumps(row), flush=True)
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     run = {
-        "device": _device(arguments.device),
+        "device": device_name(arguments.device),
         **{name: getattr(arguments, name) for name in ("size", "canvas", "steps")},
     }
     arguments.out.write_text(json.dumps({**run, "rows": rows}, indent=2) + "\n")
     return 1 if any("failed" in row for row in rows) else 0
 
 
-def _device(device: str) -> str:
+def device_name(device: str) -> str:
+    """What the driver calls `device`."""
     import torch
 
     return (
@@ -134,8 +135,8 @@ def _device(device: str) -> str:
     )
 
 
-def _ignore(step: int, total: int, preview: bytes | None = None, /) -> None:
-    pass
+def ignore_step(step: int, total: int, preview: bytes | None = None, /) -> None:
+    """Go on."""
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from models.ltx_video import LtxVideo
 from models.qwen_image import QwenImage
 from models.weights import Weights, resolve
 
@@ -34,3 +35,15 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def tiny_ltx(cache: Path) -> Weights:
+    return resolve("tiny:ltx-video", cache)
+
+
+@pytest.fixture(scope="session")
+def ltx(tiny_ltx: Weights) -> LtxVideo:
+    engine = LtxVideo()
+    engine.load(tiny_ltx, "cpu")
+    return engine
