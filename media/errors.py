@@ -21,3 +21,9 @@ class UnsupportedMedia(MediaError):
     """The file is of none of the supported formats, whatever its name or its Content-Type said."""
 
     code = "unsupported_media"
+
+
+class OverlapTooLong(MediaError):
+    """What is to be cut from a clip's head is as long as the clip, or longer."""
+
+    code = "overlap_too_long"
