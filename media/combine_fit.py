@@ -27,6 +27,7 @@ _PRIMARIES_BT2020 = 9
 _TRANSFERS_HDR = (16, 18)
 """PQ and HLG (ITU-T H.273, table 3)."""
 _UNSAID = (0, 2)
+_GRAPHS_KEPT = 4
 _HD_LINES = 720
 """From so many lines on, colours that are not said are taken for BT.709, below for BT.601, as browsers do."""
 
@@ -59,23 +60,24 @@ def is_as_encoded(look: Look, canvas: tuple[int, int]) -> bool:
 
 
 class Fitter:
-    """Brings frames to `canvas`; `aspect` is the shape of one pixel by the container."""
+    """Brings frames to `canvas`. It keeps what it has set up for a few looks: mapping HDR takes seconds to begin with."""
 
-    def __init__(self, canvas: tuple[int, int], aspect: Fraction) -> None:
+    def __init__(self, canvas: tuple[int, int]) -> None:
         self._canvas = canvas
-        self._aspect = aspect
-        self._look: Look | None = None
-        self._graph: Graph | None = None
+        self._graphs: dict[Look, Graph] = {}
 
-    def fit(self, frame: av.VideoFrame) -> av.VideoFrame:
-        """`frame` on the canvas; it may be the very same."""
-        look = look_of(frame, self._aspect)
+    def fit(self, frame: av.VideoFrame, aspect: Fraction) -> av.VideoFrame:
+        """`frame` on the canvas; it may be the very same. `aspect` is the shape of one pixel by the container."""
+        look = look_of(frame, aspect)
         if is_as_encoded(look, self._canvas):
             return frame
-        if self._graph is None or look != self._look:
-            self._look, self._graph = look, _graph(frame, look, self._canvas)
-        self._graph.vpush(frame)
-        made = self._graph.vpull()
+        graph = self._graphs.get(look)
+        if graph is None:
+            if len(self._graphs) == _GRAPHS_KEPT:
+                del self._graphs[next(iter(self._graphs))]
+            graph = self._graphs[look] = _graph(frame, look, self._canvas)
+        graph.vpush(frame)
+        made = graph.vpull()
         assert isinstance(made, av.VideoFrame)
         return made
 

@@ -59,15 +59,16 @@ def write_encoded(
 
 def _frames(parts: Sequence[Part], canvas: tuple[int, int], fps: Fraction) -> Iterator[tuple[int, int, av.VideoFrame]]:
     """Every slot of the result with its part's number and its frame."""
+    fitter = Fitter(canvas)
     for at, part in enumerate(parts):
-        fitter = Fitter(canvas, part.source.look.aspect)
+        aspect = part.source.look.aspect
         slot = part.first_slot
         on: av.VideoFrame | None = None
         fitted: av.VideoFrame | None = None
         with blamed(part.source.index):
             for time, frame in _decoded(part.source):
                 while on is not None and slot < part.end_slot and part.middle(slot, fps) < time:
-                    fitted = fitted or fitter.fit(on)
+                    fitted = fitted or fitter.fit(on, aspect)
                     yield at, slot, fitted
                     slot += 1
                 if slot == part.end_slot:
@@ -77,7 +78,7 @@ def _frames(parts: Sequence[Part], canvas: tuple[int, int], fps: Fraction) -> It
                 raise InvalidMedia(named(part.source.index, "no frame can be decoded; send a clip that plays."))
             for last in range(slot, part.end_slot):
                 assert on is not None
-                fitted = fitted or fitter.fit(on)
+                fitted = fitted or fitter.fit(on, aspect)
                 yield at, last, fitted
 
 

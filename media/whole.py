@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 _SEGMENT = b"\x18\x53\x80\x67"
+_BEYOND = 1 << 62
 
 
 def is_cut_off(path: Path) -> bool:
@@ -37,10 +38,7 @@ def _boxes_cut_off(file: BinaryIO, total: int) -> bool:
 
 
 def _ebml_cut_off(file: BinaryIO, total: int) -> bool:
-    header = _length(file)
-    if header is None:
-        return True
-    file.seek(header, os.SEEK_CUR)
+    file.seek(min(_length(file) or 0, total), os.SEEK_CUR)
     if file.read(4) != _SEGMENT:
         return True
     segment = _length(file)
@@ -48,10 +46,10 @@ def _ebml_cut_off(file: BinaryIO, total: int) -> bool:
 
 
 def _length(file: BinaryIO) -> int | None:
-    """The variable-length size at the file's place; None when it is not known."""
+    """The variable-length size at the file's place; None when it is not known, and no end when the file ends before."""
     first = file.read(1)
     if not first or not first[0]:
-        return None
+        return _BEYOND
     more = 8 - first[0].bit_length()
     value = int.from_bytes(bytes([first[0] & (1 << 7 - more) - 1]) + file.read(more), "big")
     return None if value == (1 << 7 * (more + 1)) - 1 else value
