@@ -17,7 +17,7 @@ from media.arithmetic import frame_rate
 from media.clip import sound_samples
 from media.combine import Combined, combine
 from media.combine_smart import NotSmart, SmartPlan
-from tests.media.clips import RATE_25, Seen, made, seen
+from tests.media.numbered_clips import RATE_25, Seen, made, seen
 
 NTSC_30, NTSC_24 = Fraction(30_000, 1001), Fraction(24_000, 1001)
 

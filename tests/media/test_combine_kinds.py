@@ -15,7 +15,7 @@ import pytest
 from media import combine_source
 from media.combine import Combined, combine
 from media.errors import InvalidMedia, MediaError, OverlapTooLong, UnsupportedMedia
-from tests.media.clips import RATE_25, SIZE, lumas, made, seen
+from tests.media.numbered_clips import RATE_25, SIZE, lumas, made, seen
 
 QUICK_VP9 = {"deadline": "realtime", "cpu-used": "8"}
 IN_ORDER = {"preset": "veryfast", "crf": "18", "bf": "0"}

@@ -21,7 +21,7 @@ from media.h264 import (
     kind,
     with_lengths,
 )
-from tests.media.clips import made
+from tests.media.numbered_clips import made
 
 
 def stored(path: Path) -> bytes:

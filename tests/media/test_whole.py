@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from media.whole import is_cut_off
-from tests.media.clips import made
+from tests.media.numbered_clips import made
 
 EBML = b"\x1a\x45\xdf\xa3"
 SEGMENT = b"\x18\x53\x80\x67"
