@@ -16,8 +16,9 @@ from av.video.stream import VideoStream
 
 from media.ahead import ahead
 from media.combine_smart import NotSmart, Piece, SmartPlan, head_encoder, places
-from media.combine_sound import PACKETS_AHEAD, SoundWriter, encoded, sound_stream
+from media.combine_sound import encoded
 from media.combine_source import blamed, opened, picture_of
+from media.combine_target import PACKETS_AHEAD, SoundWriter, new_file, sound_stream
 from media.combine_timeline import Part
 from media.h264 import PPS, SLICE_IDR, SPS, BrokenH264, after_lengths, after_start_codes, kind, with_lengths
 
@@ -44,7 +45,7 @@ def write_copied(target: Path, parts: Sequence[Part], plan: SmartPlan, on_clip: 
     first = parts[0].source
     done = written = 0
     with (
-        av.open(str(target), "w", format="mp4", options={"movflags": "+faststart"}) as container,
+        new_file(target, plan.fps) as container,
         opened(first.path, first.demuxer) as template,
     ):
         video = container.add_stream_from_template(picture_of(template))

@@ -9,8 +9,7 @@ import av
 from av.filter import Graph
 from av.filter.context import FilterContext
 
-from media.combine_encoding import BT709_LIMITED, PIXEL_FORMAT
-from media.combine_source import UPRIGHT, Look, Matrix, look_of
+from media.combine_source import OURS, PIXEL_FORMAT, UPRIGHT, Look, Matrix, look_of
 
 _TURNS: dict[Matrix, tuple[tuple[str, str], ...]] = {
     (1, 0, 0, 1): (),
@@ -56,7 +55,7 @@ def is_hdr(look: Look) -> bool:
 
 def is_as_encoded(look: Look, canvas: tuple[int, int]) -> bool:
     """Whether frames of this look can be encoded as they are."""
-    return look == Look(*canvas, PIXEL_FORMAT, Fraction(1), BT709_LIMITED, UPRIGHT)
+    return look == Look(*canvas, PIXEL_FORMAT, Fraction(1), OURS, UPRIGHT)
 
 
 class Fitter:

@@ -13,12 +13,13 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.frame import PictureType
 
 from media.ahead import ahead
-from media.combine_encoding import set_up
 from media.combine_fit import Fitter
-from media.combine_sound import PACKETS_AHEAD, SoundWriter, encoded, sound_stream
+from media.combine_sound import encoded
 from media.combine_source import Source, blamed, named, opened, picture_of
+from media.combine_target import PACKETS_AHEAD, SoundWriter, new_file, sound_stream
 from media.combine_timeline import Part
 from media.errors import InvalidMedia
+from media.video import configure
 
 _FRAMES_AHEAD = 4
 _ALPHA_DECODERS = {"vp9": "libvpx-vp9", "vp8": "libvpx", "libvpx-vp9": "libvpx-vp9", "libvpx": "libvpx"}
@@ -32,9 +33,9 @@ def write_encoded(
     Raises:
         InvalidMedia: a clip cannot be decoded.
     """
-    with av.open(str(target), "w", format="mp4", options={"movflags": "+faststart"}) as container:
+    with new_file(target, fps) as container:
         video = container.add_stream("libx264", rate=fps)
-        set_up(video.codec_context, *canvas, fps)
+        configure(video.codec_context, width=canvas[0], height=canvas[1], fps=fps)
         sound = sound_stream(container)
         container.start_encoding()
         with (

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
+from av.codec.context import Flags
 from av.video.codeccontext import VideoCodecContext
 
-from media.combine_encoding import BT709_LIMITED, PIXEL_FORMAT, set_up
-from media.combine_source import UPRIGHT, Source
+from media.combine_source import OURS, PIXEL_FORMAT, UPRIGHT, Source
 from media.combine_timeline import Part
 from media.h264 import BrokenH264, ParameterSets, SequenceParameters
+from media.video import configure
 
 
 class NotSmart(Exception):
@@ -83,7 +84,7 @@ def smart_plan(parts: Sequence[Part], fps: Fraction) -> SmartPlan:
     pieces = tuple(_piece(part, fps) for part in parts)
     delay = max(_depth(part.source, fps) for part in parts)
     if any(piece.encoded for piece in pieces):
-        if parts[0].source.look.colours != BT709_LIMITED or parts[0].source.look.aspect != 1:
+        if parts[0].source.look.colours != OURS or parts[0].source.look.aspect != 1:
             raise NotSmart("heads would be encoded with other tags")
         made = head_encoder(parts[0].source, fps)
         if ParameterSets.of_stream(bytes(made.extradata or b"")) != sets:
@@ -95,7 +96,8 @@ def smart_plan(parts: Sequence[Part], fps: Fraction) -> SmartPlan:
 def head_encoder(source: Source, fps: Fraction) -> VideoCodecContext:
     """An open encoder for frames of `source`."""
     context = VideoCodecContext.create("libx264", "w")
-    set_up(context, source.look.width, source.look.height, fps)
+    configure(context, width=source.look.width, height=source.look.height, fps=fps)
+    context.flags |= Flags.global_header
     context.open()
     return context
 

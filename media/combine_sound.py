@@ -12,7 +12,6 @@ import numpy.typing as npt
 from av.audio.codeccontext import AudioCodecContext
 from av.audio.frame import AudioFrame
 from av.audio.stream import AudioStream
-from av.container import OutputContainer
 from av.packet import Packet
 
 from core.money import round_half_up
@@ -20,48 +19,12 @@ from media.clip import SAMPLE_RATE
 from media.combine_source import Source, blamed, opened
 from media.combine_timeline import Part
 
-BIT_RATE = 192_000
 GAP = Fraction(1, 50)
 """Seconds. Coarse clocks round the time of each packet of sound; one that is further off than this is believed."""
-
-PACKETS_AHEAD = 64
-"""So many packets are encoded before they are due."""
 
 _BLOCK = 4096
 
 Block = npt.NDArray[np.float32]
-
-
-def sound_stream(container: OutputContainer) -> AudioStream:
-    """A stream for all sound: AAC, 48 kHz, stereo."""
-    stream = container.add_stream("aac", rate=SAMPLE_RATE, layout="stereo")
-    stream.bit_rate = BIT_RATE
-    return stream
-
-
-class SoundWriter:
-    """Writes packets of sound in step with the picture."""
-
-    def __init__(self, container: OutputContainer, stream: AudioStream, packets: Iterator[Packet[AudioStream]]) -> None:
-        self._container = container
-        self._stream = stream
-        self._packets = packets
-        self._next = next(packets, None)
-
-    def until(self, seconds: Fraction) -> None:
-        """Writes all that begins before."""
-        while self._next is not None and (self._next.pts or 0) < seconds * SAMPLE_RATE:
-            self._write(self._next)
-
-    def rest(self) -> None:
-        """Writes all that is left."""
-        while self._next is not None:
-            self._write(self._next)
-
-    def _write(self, packet: Packet[AudioStream]) -> None:
-        packet.stream = self._stream
-        self._container.mux(packet)
-        self._next = next(self._packets, None)
 
 
 def encoded(parts: Sequence[Part], context: AudioCodecContext) -> Iterator[Packet[AudioStream]]:

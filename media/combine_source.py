@@ -18,6 +18,7 @@ from av.video.stream import VideoStream
 
 from media.arithmetic import frame_rate
 from media.errors import InvalidMedia, MediaError, UnsupportedMedia
+from media.frames import BT709, LIMITED
 from media.kinds import MAX_BYTES, NAMES, sniff
 from media.whole import is_cut_off
 
@@ -31,6 +32,9 @@ _NTSC_RATES = {frame_rate(value) for value in (23.976, 29.97, 47.952, 59.94)}
 Matrix: TypeAlias = tuple[int, int, int, int]
 """The signs of a, b, c and d in a display matrix (ISO/IEC 14496-12, section 8.3.2): how a frame is turned to be shown."""
 UPRIGHT: Matrix = (1, 0, 0, 1)
+PIXEL_FORMAT = "yuv420p"
+OURS = (BT709, BT709, BT709, LIMITED)
+"""The colour tags of what our encoder makes."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +122,8 @@ def picture_of(container: InputContainer) -> VideoStream:
     """
     for stream in container.streams.video:
         if not stream.disposition & av.stream.Disposition.attached_pic:
+            if stream.codec_context is not None:
+                stream.codec_context.options = {"max_pixels": str(MAX_CLIP_PIXELS)}
             return stream
     raise UnsupportedMedia("the file has no picture, or one in an unknown format; send a clip with a video stream.")
 
@@ -152,6 +158,9 @@ def _read(path: Path, index: int, demuxer: str) -> Source:
         stream = picture_of(container)
         if stream.codec_context is None:
             raise UnsupportedMedia("the picture is in an unknown format; send H.264, H.265, VP8, VP9 or AV1.")
+        width, height = stream.codec_context.width, stream.codec_context.height
+        if width * height > MAX_CLIP_PIXELS:
+            raise InvalidMedia(f"the picture has {width}×{height} pixels; send at most {MAX_CLIP_PIXELS}.")
         codec = stream.codec_context.name
         extradata = bytes(stream.codec_context.extradata or b"")
         rates = [stream.average_rate, stream.guessed_rate, stream.base_rate]
@@ -182,8 +191,6 @@ def _read(path: Path, index: int, demuxer: str) -> Source:
         raise InvalidMedia("the clip has no frame that can be decoded; send one that plays.")
     if len(pts) < expected:
         raise InvalidMedia("the file is cut off; send it whole.")
-    if look.width * look.height > MAX_CLIP_PIXELS:
-        raise InvalidMedia(f"the picture has {look.width}×{look.height} pixels; send at most {MAX_CLIP_PIXELS}.")
     shown = array("q", sorted(shown))
     rate, mean_rate, length = _timing(shown, end, time_base, [rate for rate in rates if rate])
     if length > MAX_CLIP_SECONDS:

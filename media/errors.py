@@ -27,3 +27,21 @@ class OverlapTooLong(MediaError):
     """What is to be cut from a clip's head is as long as the clip, or longer."""
 
     code = "overlap_too_long"
+
+
+class NoSound(InvalidMedia):
+    """The file was to be heard, and has no audio track, or one without a single sample."""
+
+
+class NoPicture(InvalidMedia):
+    """The file was to be seen, and has no video track, or one without a single frame."""
+
+
+class MediaTooLong(MediaError):
+    """The file lasts longer than is taken."""
+
+    code = "media_too_long"
+
+
+class MezzanineBroken(Exception):
+    """A checkpoint that we wrote cannot be read back: cut off, or not one of ours. No caller's file is to blame."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import av
+import numpy as np
 import pytest
 
 from media import combine_copy
@@ -17,7 +18,8 @@ from media.arithmetic import frame_rate
 from media.clip import sound_samples
 from media.combine import Combined, combine
 from media.combine_smart import NotSmart, SmartPlan
-from tests.media.numbered_clips import RATE_25, Seen, made, seen
+from media.video import VideoWriter
+from tests.media.numbered_clips import RATE_25, SIZE, Seen, drawn, made, seen
 
 NTSC_30, NTSC_24 = Fraction(30_000, 1001), Fraction(24_000, 1001)
 
@@ -69,8 +71,9 @@ def joined(
         assert (video.width, video.height, video.average_rate) == (result.width, result.height, result.fps)
         assert video.duration is not None
         assert video.time_base is not None
-        assert abs(video.duration * video.time_base - result.frames / result.fps) <= Fraction(1, 1000)
+        assert video.duration * video.time_base == result.frames / result.fps
         assert (video.codec_context.name, video.codec_context.pix_fmt) == ("h264", "yuv420p")
+        assert sound.duration == sound_samples(result.frames, result.fps)
         assert (sound.codec_context.name, sound.rate, sound.layout.name) == ("aac", 48_000, "stereo")
     data = target.read_bytes()
     assert data.index(b"moov") < data.index(b"mdat")
@@ -215,6 +218,30 @@ def test_sound_is_cut_to_the_sample(tmp_path: Path) -> None:
     loud = made(tmp_path / "b.mp4", 50, fps=Fraction(50), sound="flac", flashes=(7,), muxing={"strict": "experimental"})
     _, read = joined([quiet, loud], tmp_path / "out.mp4", 1, Fraction(50), Fraction(50))
     assert read.beeps == [1 + Fraction(6, 50)]
+
+
+@pytest.mark.parametrize(("fps", "size"), [(RATE_25, SIZE), (Fraction(60), (96, 160)), (NTSC_24, (256, 160))])
+def test_what_our_own_writer_makes_is_copied_and_its_heads_fit(
+    fps: Fraction, size: tuple[int, int], tmp_path: Path
+) -> None:
+    clips = []
+    for at in range(3):
+        clips.append(tmp_path / f"{at}.mp4")
+        with VideoWriter(clips[-1], width=size[0], height=size[1], fps=fps) as writer:
+            for frame in range(2 * round(fps) + 3):
+                picture = av.VideoFrame.from_ndarray(drawn(1000 * at + frame, size, False), format="rgb24")
+                writer.write(picture.to_ndarray(format="yuv420p")[None].astype(np.uint8))
+    result, read = joined(clips, tmp_path / "out.mp4", 3)
+    frames = 2 * round(fps) + 3
+    assert (result.method, result.adjustments) == ("smart", {})
+    heads = sum(min(key for key in keys(clip) if key >= 3) - 3 for clip in clips[1:])
+    assert 0 < result.encoded_frames == heads
+    assert read.numbers == [1000 * at + frame for at in range(3) for frame in range(3 if at else 0, frames)]
+    encoded = combine(clips, tmp_path / "again.mp4", overlap_frames=3, overlap_fps=None, frame_rate=fps / 2)
+    assert encoded.method == "full"
+    with av.open(str(tmp_path / "again.mp4")) as container:
+        colours = container.streams.video[0].codec_context
+        assert (colours.color_primaries, colours.color_trc, colours.colorspace, colours.color_range) == (1, 1, 1, 1)
 
 
 def test_a_clip_may_come_again_and_one_alone_is_enough(tmp_path: Path) -> None:
