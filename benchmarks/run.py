@@ -14,6 +14,7 @@ import uvloop
 from benchmarks import machine
 from benchmarks.accept_to_settle import accept_to_settle
 from benchmarks.claim_at_depth import claim_at_depth
+from benchmarks.combine import video_combine
 from benchmarks.encode import video_encode
 from benchmarks.event_streams import event_streams
 from benchmarks.hold_race import hold_race
@@ -46,6 +47,7 @@ BENCHMARKS: Mapping[str, Benchmark] = {
         large_body,
         image_decode,
         video_encode,
+        video_combine,
         validation,
     )
 }

@@ -48,6 +48,8 @@ def test_every_benchmark_goes_by_the_name_it_is_asked_for() -> None:
         "event_streams",
         "large_body",
         "image_decode",
+        "video_encode",
+        "video_combine",
         "validation",
     ]
 

@@ -13,7 +13,7 @@ import pytest
 from benchmarks.processes import ROOT, clean_environment
 
 NAMES = ("submit_http", "status_http", "accept_to_settle", "claim_at_depth", "hold_race", "event_streams", "large_body")
-PURE = ("image_decode", "video_encode", "validation")
+PURE = ("image_decode", "video_encode", "video_combine", "validation")
 IN_CLUSTER = ("model_step", "image_overhead")
 
 
