@@ -61,8 +61,9 @@ def combine(
 
     Raises:
         ValueError: no clips, a negative overlap, or a rate that is not positive.
-        InvalidMedia: a clip is empty, broken, cut off, too large or too long.
-        UnsupportedMedia: a clip is neither MP4 nor WebM, or has no picture.
+        InvalidMedia: a clip is empty, broken, cut off or too large; `NoPicture` if it has no video stream.
+        MediaTooLong: a clip lasts longer than an hour.
+        UnsupportedMedia: a clip is neither MP4 nor WebM, or in a format that cannot be decoded.
         OverlapTooLong: a clip after the first is no longer than what is cut.
     """
     if not clips or overlap_frames < 0 or any(rate is not None and rate <= 0 for rate in (overlap_fps, frame_rate)):

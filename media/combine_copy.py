@@ -49,6 +49,7 @@ def write_copied(target: Path, parts: Sequence[Part], plan: SmartPlan, on_clip: 
         opened(first.path, first.demuxer) as template,
     ):
         video = container.add_stream_from_template(picture_of(template))
+        video.time_base = 1 / plan.fps
         sound = sound_stream(container)
         container.start_encoding()
         with (

@@ -17,7 +17,7 @@ from av.sidedata.sidedata import Type
 from av.video.stream import VideoStream
 
 from media.arithmetic import frame_rate
-from media.errors import InvalidMedia, MediaError, UnsupportedMedia
+from media.errors import InvalidMedia, MediaError, MediaTooLong, NoPicture, UnsupportedMedia
 from media.frames import BT709, LIMITED
 from media.kinds import MAX_BYTES, NAMES, sniff
 from media.whole import is_cut_off
@@ -118,22 +118,24 @@ def picture_of(container: InputContainer) -> VideoStream:
     """The stream that is the picture; a cover is none.
 
     Raises:
-        UnsupportedMedia: there is none.
+        NoPicture: there is none.
     """
     for stream in container.streams.video:
         if not stream.disposition & av.stream.Disposition.attached_pic:
             if stream.codec_context is not None:
                 stream.codec_context.options = {"max_pixels": str(MAX_CLIP_PIXELS)}
             return stream
-    raise UnsupportedMedia("the file has no picture, or one in an unknown format; send a clip with a video stream.")
+    raise NoPicture("the file has no picture; send a clip with a video stream.")
 
 
 def source(path: Path, index: int) -> Source:
     """Clip `index`, read once from end to end; only its first frame is decoded.
 
     Raises:
-        InvalidMedia: it is empty, broken, cut off, too large or too long.
-        UnsupportedMedia: it is neither MP4 nor WebM, or it has no video stream that can be decoded.
+        InvalidMedia: it is empty, broken, cut off or too large.
+        NoPicture: it has no video stream.
+        MediaTooLong: it lasts longer than `MAX_CLIP_SECONDS`.
+        UnsupportedMedia: it is neither MP4 nor WebM, or what is in it cannot be decoded.
     """
     size = path.stat().st_size
     if not size:
@@ -166,6 +168,8 @@ def _read(path: Path, index: int, demuxer: str) -> Source:
         rates = [stream.average_rate, stream.guessed_rate, stream.base_rate]
         time_base = stream.time_base or Fraction(1, 1000)
         has_sound = bool(container.streams.audio)
+        if has_sound and container.streams.audio[0].codec_context is None:
+            raise UnsupportedMedia("the sound is in an unknown format; send AAC, MP3, Opus, Vorbis or FLAC.")
         has_alpha = stream.metadata.get("alpha_mode") == "1"
         is_deep = False
         expected = len(stream.index_entries) if demuxer == "mov" else 0
@@ -194,7 +198,7 @@ def _read(path: Path, index: int, demuxer: str) -> Source:
     shown = array("q", sorted(shown))
     rate, mean_rate, length = _timing(shown, end, time_base, [rate for rate in rates if rate])
     if length > MAX_CLIP_SECONDS:
-        raise InvalidMedia(f"the clip lasts {float(length):.0f} s; send at most {MAX_CLIP_SECONDS} s.")
+        raise MediaTooLong(f"the clip lasts {float(length):.0f} s; send at most {MAX_CLIP_SECONDS} s.")
     return Source(
         index=index,
         path=path,

@@ -237,6 +237,13 @@ def test_what_our_own_writer_makes_is_copied_and_its_heads_fit(
     heads = sum(min(key for key in keys(clip) if key >= 3) - 3 for clip in clips[1:])
     assert 0 < result.encoded_frames == heads
     assert read.numbers == [1000 * at + frame for at in range(3) for frame in range(3 if at else 0, frames)]
+    longer = [tmp_path / "out.mp4", clips[0]]
+    extended = combine(longer, tmp_path / "longer.mp4", overlap_frames=1, overlap_fps=None, frame_rate=None)
+    assert (extended.method, extended.copied_frames) == (
+        "smart",
+        result.frames + frames - min(key for key in keys(clips[0]) if key >= 1),
+    )
+    assert seen(tmp_path / "longer.mp4").numbers == [*read.numbers, *range(1, frames)]
     encoded = combine(clips, tmp_path / "again.mp4", overlap_frames=3, overlap_fps=None, frame_rate=fps / 2)
     assert encoded.method == "full"
     with av.open(str(tmp_path / "again.mp4")) as container:
@@ -373,7 +380,8 @@ def test_it_refuses_numbers_without_a_meaning(given: dict[str, Any], tmp_path: P
 
 
 def test_written_rates_of_ntsc_are_the_exact_ones(tmp_path: Path) -> None:
-    clips = [made(tmp_path / f"{at}.mp4", 30, fps=NTSC_30, first=100 * at) for at in range(2)]
+    coarse = {"video_track_timescale": "1000"}
+    clips = [made(tmp_path / f"{at}.mp4", 30, fps=NTSC_30, first=100 * at, muxing=coarse) for at in range(2)]
     result, read = joined(clips, tmp_path / "out.mp4", fps=frame_rate(29.97))
     assert (result.method, result.copied_frames) == ("smart", 60)
     assert read.numbers == [*range(30), *range(100, 130)]

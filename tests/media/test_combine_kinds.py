@@ -14,7 +14,7 @@ import pytest
 
 from media import combine_source
 from media.combine import Combined, combine
-from media.errors import InvalidMedia, MediaError, OverlapTooLong, UnsupportedMedia
+from media.errors import InvalidMedia, MediaError, MediaTooLong, NoPicture, OverlapTooLong, UnsupportedMedia
 from tests.media.numbered_clips import RATE_25, SIZE, lumas, made, seen
 
 QUICK_VP9 = {"deadline": "realtime", "cpu-used": "8"}
@@ -316,7 +316,7 @@ BROKEN: dict[str, tuple[Callable[[Path], bytes], type[MediaError], str]] = {
     "cut off": (cut_off(0.6), InvalidMedia, "the file is cut off; send it whole."),
     "cut off late": (cut_off(0.999), InvalidMedia, "the file is cut off; send it whole."),
     "cut off and closed": (padded, InvalidMedia, "the file is cut off; send it whole."),
-    "sound alone": (without_picture, UnsupportedMedia, "the file has no picture"),
+    "sound alone": (without_picture, NoPicture, "the file has no picture"),
 }
 
 
@@ -372,5 +372,5 @@ def test_limits_are_held_and_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     ):
         with monkeypatch.context() as patched:
             patched.setattr(combine_source, name, value)
-            with pytest.raises(InvalidMedia, match=rf"videoUrls\[0\]: .*{says}"):
+            with pytest.raises((InvalidMedia, MediaTooLong), match=rf"videoUrls\[0\]: .*{says}"):
                 together(tmp_path, clip)
