@@ -23,6 +23,7 @@ from media.combine_timeline import Part
 from media.h264 import PPS, SLICE_IDR, SPS, BrokenH264, after_lengths, after_start_codes, kind, with_lengths
 
 _FRAMES_AHEAD = 32
+_DECODED_AHEAD = 8
 
 
 @dataclass(frozen=True)
@@ -105,16 +106,17 @@ def _head(at: int, piece: Piece, plan: SmartPlan, packets: Iterator[Packet[Video
     source = piece.part.source
     encoder = head_encoder(source, plan.fps)
     made = 0
-    for frame in _decoded(piece, packets):
-        place = round((frame.pts * source.time_base - source.start) * plan.fps) if frame.pts is not None else -1
-        if not piece.first <= place < piece.key:
-            continue
-        if place != piece.first + made:
-            raise NotSmart(f"clip {source.index}: frame {piece.first + made} does not decode")
-        made += 1
-        frame.pts, frame.time_base, frame.pict_type = place, 1 / plan.fps, PictureType.NONE
-        for packet in encoder.encode(frame):
-            yield _encoded(at, piece, packet)
+    with ahead(_decoded(piece, packets), _DECODED_AHEAD) as frames:
+        for frame in frames:
+            place = round((frame.pts * source.time_base - source.start) * plan.fps) if frame.pts is not None else -1
+            if not piece.first <= place < piece.key:
+                continue
+            if place != piece.first + made:
+                break
+            made += 1
+            frame.pts, frame.time_base, frame.pict_type = place, 1 / plan.fps, PictureType.NONE
+            for packet in encoder.encode(frame):
+                yield _encoded(at, piece, packet)
     if made != piece.encoded:
         raise NotSmart(f"clip {source.index}: frame {piece.first + made} does not decode")
     for packet in encoder.encode(None):
