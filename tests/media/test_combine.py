@@ -213,6 +213,40 @@ def test_sound_is_each_clip_s_own_and_silence_shifts_nothing(tmp_path: Path) -> 
     assert abs(silent).max() < 1e-3
 
 
+@pytest.mark.parametrize("late", [Fraction(1, 2), Fraction(1, 100)])
+def test_sound_keeps_the_time_that_its_file_gives_it(late: Fraction, tmp_path: Path) -> None:
+    clips = [made(tmp_path / f"{at}.mp4", first=100 * at, flashes=(10,), sound_starts=late) for at in range(3)]
+    result, read = joined(clips, tmp_path / "out.mp4", 5)
+    assert result.method == "smart"
+    assert len(read.offsets) == 3
+    assert max(abs(offset - float(late)) for offset in read.offsets) < 0.002
+
+
+def test_a_gap_in_the_sound_stays_a_gap(tmp_path: Path) -> None:
+    silent = made(tmp_path / "a.mp4", sound=None)
+    with av.open(str(silent)) as picture, av.open(str(tmp_path / "b.mp4"), "w") as container:
+        given = picture.streams.video[0]
+        video = container.add_stream_from_template(given)
+        sound = container.add_stream("libopus", rate=48_000, layout="stereo")
+        for packet in picture.demux(given):
+            if packet.size:
+                packet.stream = video
+                container.mux(packet)
+        for block in range(50):
+            samples = np.zeros((1, 2 * 960), np.float32)
+            if block in {5, 30}:
+                samples[0, 0::2] = samples[0, 1::2] = 0.6 * np.cos(np.arange(960) / 8)
+            frame = av.AudioFrame.from_ndarray(samples, format="flt", layout="stereo")
+            frame.sample_rate, frame.time_base = 48_000, Fraction(1, 48_000)
+            frame.pts = block * 960 + (24_000 if block >= 25 else 0)
+            container.mux(sound.encode(frame))
+        container.mux(sound.encode(None))
+    _, read = joined([silent, tmp_path / "b.mp4"], tmp_path / "out.mp4", 1)
+    begins = 2 - Fraction(1, 25)
+    wanted = [begins + Fraction(1, 10), begins + Fraction(11, 10)]
+    assert [float(beep) for beep in read.beeps] == pytest.approx([float(time) for time in wanted], abs=0.008)
+
+
 def test_sound_is_cut_to_the_sample(tmp_path: Path) -> None:
     quiet = made(tmp_path / "a.mp4", 25)
     loud = made(tmp_path / "b.mp4", 50, fps=Fraction(50), sound="flac", flashes=(7,), muxing={"strict": "experimental"})
