@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -13,6 +14,7 @@ from media.combine_fit import canvas_of, is_hdr, is_letterboxed, is_scaled
 from media.combine_full import write_encoded
 from media.combine_smart import NotSmart, smart_plan
 from media.combine_source import UPRIGHT, Source, source
+from media.combine_target import WORKERS
 from media.combine_timeline import Part, timeline
 
 MIN_RATE, MAX_RATE = Fraction(1), Fraction(60)
@@ -68,7 +70,8 @@ def combine(
     """
     if not clips or overlap_frames < 0 or any(rate is not None and rate <= 0 for rate in (overlap_fps, frame_rate)):
         raise ValueError("combine takes one clip or more, an overlap of 0 or more frames, and positive rates")
-    sources = [source(path, index) for index, path in enumerate(clips)]
+    with ThreadPoolExecutor(WORKERS, "source") as pool:
+        sources = list(pool.map(source, clips, range(len(clips))))
     fps = frame_rate or _rate_of(sources[0])
     parts = timeline(sources, overlap_frames / (overlap_fps or fps), fps)
     try:

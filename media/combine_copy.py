@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
+from threading import Event
 
 import av
 from av.container import InputContainer
@@ -18,12 +22,11 @@ from media.ahead import ahead
 from media.combine_smart import NotSmart, Piece, SmartPlan, head_encoder, places
 from media.combine_sound import encoded
 from media.combine_source import blamed, opened, picture_of
-from media.combine_target import PACKETS_AHEAD, SoundWriter, new_file, sound_stream
+from media.combine_target import PACKETS_AHEAD, WORKERS, SoundWriter, new_file, sound_stream
 from media.combine_timeline import Part
 from media.h264 import PPS, SLICE_IDR, SPS, BrokenH264, after_lengths, after_start_codes, kind, with_lengths
 
 _FRAMES_AHEAD = 32
-_DECODED_AHEAD = 8
 
 
 @dataclass(frozen=True)
@@ -78,21 +81,25 @@ def write_copied(target: Path, parts: Sequence[Part], plan: SmartPlan, on_clip: 
 
 
 def _samples(plan: SmartPlan) -> Iterator[Sample]:
-    """Every frame of the result, in decoding order.
+    """Every frame of the result, in decoding order; a few heads are encoded at once, before their turn.
 
     Raises:
         NotSmart: a stream is not what it seemed to be.
         InvalidMedia: a clip cannot be decoded.
     """
-    for at, piece in enumerate(plan.pieces):
-        if not piece.part.slots:
-            continue
-        source = piece.part.source
-        if piece.encoded:
-            with blamed(source.index), opened(source.path, source.demuxer) as container:
-                yield from _head(at, piece, plan, _packets(container))
-        with blamed(source.index), opened(source.path, source.demuxer) as container:
-            yield from _copied(at, piece, plan, _packets(container))
+    stopped = Event()
+    waiting = iter(enumerate(plan.pieces))
+    heads: deque[Future[list[Sample]]] = deque()
+    pool = ThreadPoolExecutor(WORKERS, "head")
+    try:
+        for at, piece in enumerate(plan.pieces):
+            for following in islice(waiting, WORKERS + 1 - len(heads)):
+                heads.append(pool.submit(_head, *following, plan, stopped))
+            yield from heads.popleft().result()
+            yield from _copied(at, piece, plan)
+    finally:
+        stopped.set()
+        pool.shutdown(cancel_futures=True)
 
 
 def _packets(container: InputContainer) -> Iterator[Packet[VideoStream]]:
@@ -101,26 +108,27 @@ def _packets(container: InputContainer) -> Iterator[Packet[VideoStream]]:
             yield packet
 
 
-def _head(at: int, piece: Piece, plan: SmartPlan, packets: Iterator[Packet[VideoStream]]) -> Iterator[Sample]:
+def _head(at: int, piece: Piece, plan: SmartPlan, stopped: Event) -> list[Sample]:
     """The frames from the cut up to the keyframe, encoded anew."""
+    if not piece.encoded:
+        return []
     source = piece.part.source
     encoder = head_encoder(source, plan.fps)
-    made = 0
-    with ahead(_decoded(piece, packets), _DECODED_AHEAD) as frames:
-        for frame in frames:
+    made: list[Packet[VideoStream]] = []
+    count = 0
+    with blamed(source.index), opened(source.path, source.demuxer) as container:
+        for frame in _decoded(piece, _packets(container)):
             place = round((frame.pts * source.time_base - source.start) * plan.fps) if frame.pts is not None else -1
             if not piece.first <= place < piece.key:
                 continue
-            if place != piece.first + made:
+            if stopped.is_set() or place != piece.first + count:
                 break
-            made += 1
+            count += 1
             frame.pts, frame.time_base, frame.pict_type = place, 1 / plan.fps, PictureType.NONE
-            for packet in encoder.encode(frame):
-                yield _encoded(at, piece, packet)
-    if made != piece.encoded:
-        raise NotSmart(f"clip {source.index}: frame {piece.first + made} does not decode")
-    for packet in encoder.encode(None):
-        yield _encoded(at, piece, packet)
+            made += encoder.encode(frame)
+    if count != piece.encoded:
+        raise NotSmart(f"clip {source.index}: frame {piece.first + count} does not decode")
+    return [_encoded(at, piece, packet) for packet in [*made, *encoder.encode(None)]]
 
 
 def _decoded(piece: Piece, packets: Iterator[Packet[VideoStream]]) -> Iterator[av.VideoFrame]:
@@ -144,8 +152,16 @@ def _encoded(at: int, piece: Piece, packet: Packet[VideoStream]) -> Sample:
     return Sample(at, piece.slot + (packet.pts or 0), packet.is_keyframe, with_lengths(units))
 
 
-def _copied(at: int, piece: Piece, plan: SmartPlan, packets: Iterator[Packet[VideoStream]]) -> Iterator[Sample]:
+def _copied(at: int, piece: Piece, plan: SmartPlan) -> Iterator[Sample]:
     """The packets from the keyframe on, as they are."""
+    if not piece.copied:
+        return
+    source = piece.part.source
+    with blamed(source.index), opened(source.path, source.demuxer) as container:
+        yield from _checked(at, piece, plan, _packets(container))
+
+
+def _checked(at: int, piece: Piece, plan: SmartPlan, packets: Iterator[Packet[VideoStream]]) -> Iterator[Sample]:
     source = piece.part.source
     numbers = places(source, plan.fps)
     known = plan.sets.sps + plan.sets.pps

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from fractions import Fraction
 from math import lcm
@@ -17,6 +18,8 @@ from media.video import SOUND_BITS
 
 PACKETS_AHEAD = 64
 """So many packets of sound are encoded before they are due."""
+WORKERS = min(4, len(os.sched_getaffinity(0)))
+"""So many clips are looked at, or heads encoded, at once."""
 
 _MAX_TIME_SCALE = 1 << 31
 
