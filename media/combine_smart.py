@@ -14,7 +14,7 @@ from media.combine_timeline import Part
 from media.h264 import BrokenH264, ParameterSets, SequenceParameters
 from media.video import configure
 
-_HEAD_SEARCH = "me=dia:subme=1:partitions=none"
+_HEAD_SEARCH = "me=dia:subme=1:partitions=none:b-adapt=0:scenecut=0"
 
 
 class NotSmart(Exception):
