@@ -37,8 +37,8 @@ async def video_encode(_postgres: EmbeddedPostgres) -> AsyncIterator[Result]:
 
     We have the frames in memory, where models leave them; the command has to start, and to read them from a file.
     """
-    command = _ffmpeg()
-    named = _version(command)
+    command = ffmpeg()
+    named = version_of(command)
     threads = len(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory() as folder:
         picture, sound = _source(Path(folder))
@@ -60,7 +60,7 @@ async def video_encode(_postgres: EmbeddedPostgres) -> AsyncIterator[Result]:
     yield Result("video_encode.frames", next(per_second), "frames/s", versus, next(per_second), "higher")
 
 
-def _ffmpeg() -> str:
+def ffmpeg() -> str:
     """The system's, or the one of the package imageio-ffmpeg.
 
     Raises:
@@ -76,7 +76,7 @@ def _ffmpeg() -> str:
     return str(imageio_ffmpeg.get_ffmpeg_exe())
 
 
-def _version(command: str) -> str:
+def version_of(command: str) -> str:
     told = subprocess.run([command, "-version"], check=True, capture_output=True, text=True).stdout
     return " ".join(told.split()[:3])
 

@@ -23,6 +23,12 @@ class UnsupportedMedia(MediaError):
     code = "unsupported_media"
 
 
+class OverlapTooLong(MediaError):
+    """What is to be cut from a clip's head is as long as the clip, or longer."""
+
+    code = "overlap_too_long"
+
+
 class NoSound(InvalidMedia):
     """The file was to be heard, and has no audio track, or one without a single sample."""
 
