@@ -55,6 +55,12 @@ class ReplicaArgs(BaseModel):
     vram_gib: float | None = Field(
         None, alias="vramGiB", gt=0, description="Most GiB that it may take of the accelerator's memory; None: all."
     )
+    max_queue_seconds: float | None = Field(
+        7200,
+        alias="maxQueueSeconds",
+        gt=0,
+        description="Submits are refused while more work than this waits; null: never.",
+    )
     stand_in: bool = Field(False, alias="standIn", description="True: not the production weights.")
 
 
