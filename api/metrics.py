@@ -78,8 +78,8 @@ async def queues(database: Database) -> list[Metric]:
         _gauge(
             "jobs_quarantined",
             "Jobs that an operator holds back, or that failed after their last attempt.",
-            ["kind"],
-            [([kind], n) for kind, n in quarantined.items()],
+            ["state"],
+            [([state], n) for state, n in quarantined.items()],
         ),
     ]
 

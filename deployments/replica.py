@@ -12,7 +12,7 @@ import os
 import threading
 import time
 from collections.abc import AsyncGenerator
-from typing import Any
+from typing import Annotated, Any
 
 import asyncpg
 import ray
@@ -55,11 +55,8 @@ class ReplicaArgs(BaseModel):
     vram_gib: float | None = Field(
         None, alias="vramGiB", gt=0, description="Most GiB that it may take of the accelerator's memory; None: all."
     )
-    max_queue_seconds: float | None = Field(
-        7200,
-        alias="maxQueueSeconds",
-        gt=0,
-        description="Submits are refused while more work than this waits; null: never.",
+    max_queue_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
+        7200, alias="maxQueueSeconds", description="Submits are refused while more work than this waits; null: never."
     )
     stand_in: bool = Field(False, alias="standIn", description="True: not the production weights.")
 
