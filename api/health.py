@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
+from datetime import timedelta
 from functools import partial
 from typing import Literal
 
@@ -14,11 +16,17 @@ from api.client_address import of_this_machine
 from api.models import Answer, Query
 from api.routing import BASE, operation
 from api.services import Services
+from billing import checks
+from core.clock import now
 from core.database import UNAVAILABLE
 from core.errors import ApiError, DatabaseUnavailable, RateLimited, StorageUnavailable
 from storage import StoreUnavailable
 
 _PATIENCE_SECONDS = 2
+_CHECKED_WITHIN = timedelta(minutes=10)
+_OFTEN: frozenset[checks.Scope] = frozenset({"touched", "holds", "jobs"})
+"""The checks that the background process makes every minute."""
+
 _PROBE = "health/probe"
 """A key that nothing is ever put under: looking for it asks the store, and reads nothing."""
 
@@ -39,6 +47,9 @@ class Parts(Answer):
     database: Literal["ok"]
     storage: Literal["ok"]
     dispatcher: Literal["ok", "absent"] = Field(description="absent: jobs are accepted, and wait.")
+    ledger: Literal["ok", "wrong", "unchecked"] = Field(
+        description="What the checks of wallets, holds and jobs found last; unchecked: nothing was in the last ten minutes."
+    )
 
 
 class HealthAnswer(Answer):
@@ -76,6 +87,7 @@ async def _parts(services: Services) -> Parts | ApiError:
     try:
         async with asyncio.timeout(_PATIENCE_SECONDS):
             dispatching = await services.database.fetch_value(_DISPATCHERS)
+            books = _judged(await checks.last(services.database))
     except UNAVAILABLE:
         return DatabaseUnavailable(details={"parts": {"database": "unavailable"}})
     try:
@@ -83,4 +95,11 @@ async def _parts(services: Services) -> Parts | ApiError:
             await asyncio.to_thread(services.store.stat, _PROBE)
     except (StoreUnavailable, TimeoutError):
         return StorageUnavailable(details={"parts": {"database": "ok", "storage": "unavailable"}})
-    return Parts(database="ok", storage="ok", dispatcher="ok" if dispatching else "absent")
+    return Parts(database="ok", storage="ok", dispatcher="ok" if dispatching else "absent", ledger=books)
+
+
+def _judged(found: Sequence[checks.Check]) -> Literal["ok", "wrong", "unchecked"]:
+    if any(check.wrong for check in found):
+        return "wrong"
+    fresh = now() - _CHECKED_WITHIN
+    return "ok" if {check.scope for check in found if check.at > fresh} >= _OFTEN else "unchecked"

@@ -29,6 +29,7 @@ from core.errors import (
     InsufficientBalance,
     NotFound,
     OverMaxCost,
+    PoolOverloaded,
     QueueFull,
     QuoteExpired,
     QuoteMismatch,
@@ -95,6 +96,7 @@ class JobOrJobs(RootModel[JobAnswer | JobsAnswer]):
         QuoteMismatch,
         QuoteExpired,
         OverMaxCost,
+        PoolOverloaded,
         QueueFull,
         RateLimited,
         StorageUnavailable,
@@ -124,9 +126,7 @@ async def _admit(call: Call[JobBody, OfferQuery]) -> Accepted:
         made = await offer(call, body.quote_token)
     except (QuoteExpired, OverMaxCost):
         # A retry of what was accepted in time: its first answer stands, whatever the clock and the prices say now.
-        if call.idempotency_key is None:
-            raise
-        earlier = await services.jobs.replayed(call.account_id, call.idempotency_key, call.fingerprint)
+        earlier = await _earlier(call)
         if earlier is None:
             raise
         return earlier
@@ -150,11 +150,17 @@ async def _admit(call: Call[JobBody, OfferQuery]) -> Accepted:
         inputs=tuple(file.sha256 for file in made.files),
     )
     try:
+        await services.admission.check(call.account_id, submission.pools, submission.cost_seconds)
+    except PoolOverloaded:
+        earlier = await _earlier(call)
+        if earlier is None:
+            raise
+        return earlier
+    try:
         if made.files:
-            if call.idempotency_key is not None:
-                earlier = await services.jobs.replayed(call.account_id, call.idempotency_key, call.fingerprint)
-                if earlier is not None:
-                    return earlier
+            earlier = await _earlier(call)
+            if earlier is not None:
+                return earlier
             sizes = [len(file.content) for file in made.files]
             await services.jobs.admit(submission, sizes, most_bytes=services.settings.inline_bytes_a_day)
             submission = replace(submission, inputs_kept_at=await services.inputs.keep(made.files))
@@ -164,6 +170,13 @@ async def _admit(call: Call[JobBody, OfferQuery]) -> Accepted:
         raise
     services.wakeup.ask()
     return accepted
+
+
+async def _earlier(call: Call[JobBody, OfferQuery]) -> Accepted | None:
+    """What an earlier submit with the call's key made, if any."""
+    if call.idempotency_key is None:
+        return None
+    return await call.services.jobs.replayed(call.account_id, call.idempotency_key, call.fingerprint)
 
 
 async def _answered(call: Call[JobBody, OfferQuery], accepted: Accepted, seconds: int | None) -> Response:

@@ -51,7 +51,7 @@ def _gauge(name: str, about: str, labels: Sequence[str], samples: Iterable[tuple
 async def queues(database: Database) -> list[Metric]:
     """Pools and what waits in them."""
     fleet, waiting = await statistics.pools(database), await statistics.queues(database)
-    running = await statistics.running(database)
+    running, quarantined = await statistics.running(database), await statistics.quarantined(database)
     ages = {each.pool: 0.0 for each in waiting}
     for each in waiting:
         ages[each.pool] = max(ages[each.pool], each.age or 0.0)
@@ -75,6 +75,12 @@ async def queues(database: Database) -> list[Metric]:
             [([pool], age) for pool, age in ages.items()],
         ),
         _gauge("jobs_running", "Jobs that a replica works on.", ["task"], [([task], n) for task, n in running.items()]),
+        _gauge(
+            "jobs_quarantined",
+            "Jobs that an operator holds back, or that failed after their last attempt.",
+            ["state"],
+            [([state], n) for state, n in quarantined.items()],
+        ),
     ]
 
 

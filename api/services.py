@@ -18,6 +18,7 @@ from api.room import Room
 from billing.price_books import PriceBooks
 from core.database import Database
 from core.settings import Settings
+from jobs.admission import Admission
 from jobs.artifacts import Artifacts
 from jobs.estimates import Estimates
 from jobs.events import Hub
@@ -50,6 +51,7 @@ class Services:
     jobs: Jobs
     queues: Queues
     estimates: Estimates
+    admission: Admission
     price_books: PriceBooks
     quote_tokens: QuoteTokens
     cursors: Cursors
@@ -90,6 +92,7 @@ class Services:
             jobs=Jobs(database),
             queues=queues,
             estimates=Estimates(queues, RunTimes(database)),
+            admission=Admission(queues),
             price_books=PriceBooks(database),
             quote_tokens=QuoteTokens(settings.key),
             cursors=Cursors(settings.key),

@@ -10,7 +10,7 @@ from uuid import UUID
 
 from core.database import Database
 
-Scope = Literal["touched", "all", "holds", "chains"]
+Scope = Literal["touched", "all", "holds", "chains", "jobs"]
 
 CHAIN_STEP = 10_000
 """Movements whose hashes one call of `check_chains` follows at most."""

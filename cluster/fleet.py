@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -50,6 +51,7 @@ class Fleet:
     name: str
     schema: ServeDeploySchema
     pools: frozenset[str]
+    max_queue_seconds: Mapping[str, float | None]
 
 
 def load(name: str) -> Fleet:
@@ -81,7 +83,7 @@ def load(name: str) -> Fleet:
         _check_engine(name, schema, args)
     if DISPATCHER not in {app.name for app in schema.applications}:
         raise BadFleet(f"fleet {name!r} has no application {DISPATCHER!r}")
-    return Fleet(name, schema, frozenset(found))
+    return Fleet(name, schema, frozenset(found), {pool: args.max_queue_seconds for pool, args in found.items()})
 
 
 def _check_engine(name: str, schema: ServeDeploySchema, args: ReplicaArgs) -> None:
@@ -124,7 +126,7 @@ async def apply(fleet: Fleet, database: Database, *, timeout_s: float = 120) -> 
     if DISPATCHER in await status():
         await leases.drain(database, DRAIN_SECONDS)
     try:
-        await pools.declare(database, fleet.pools)
+        await pools.declare(database, fleet.pools, fleet.max_queue_seconds)
         await _deploy(fleet, timeout_s)
     finally:
         await leases.resume(database)

@@ -271,6 +271,14 @@ class Overloaded(ApiError):
     default_message = "Too many large requests are under way; send it again in a moment, or large media by upload."
 
 
+class PoolOverloaded(ApiError):
+    """More work waits for what this job needs than the operator lets wait; nothing was accepted."""
+
+    code = "pool_overloaded"
+    status = 503
+    retry_after_seconds = 60
+
+
 class DatabaseUnavailable(ApiError):
     """PostgreSQL did not answer; the outcome of a write may be unknown."""
 

@@ -65,6 +65,12 @@ JOB_SUBMITS = Counter(
     ["task", "outcome"],
     registry=REGISTRY,
 )
+ADMISSION_REFUSED = Counter(
+    "killatamata_admission_refused_total",
+    "Submits refused because of the work that waits.",
+    ["pool"],
+    registry=REGISTRY,
+)
 HELD_MICROS = Counter(
     "killatamata_job_held_micros_total", "Micro-dollars that accepted submits set aside.", ["task"], registry=REGISTRY
 )

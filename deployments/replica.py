@@ -12,7 +12,7 @@ import os
 import threading
 import time
 from collections.abc import AsyncGenerator
-from typing import Any
+from typing import Annotated, Any
 
 import asyncpg
 import ray
@@ -54,6 +54,9 @@ class ReplicaArgs(BaseModel):
     options: dict[str, Any] = Field(default={}, description="The engine's own options, as its module names them.")
     vram_gib: float | None = Field(
         None, alias="vramGiB", gt=0, description="Most GiB that it may take of the accelerator's memory; None: all."
+    )
+    max_queue_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
+        7200, alias="maxQueueSeconds", description="Submits are refused while more work than this waits; null: never."
     )
     stand_in: bool = Field(False, alias="standIn", description="True: not the production weights.")
 

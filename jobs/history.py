@@ -1,4 +1,4 @@
-"""What becomes of jobs long ended: their events go, and a hold that outlived its job is found."""
+"""What becomes of jobs long ended: their events go. What parted a job from its hold is found."""
 
 from __future__ import annotations
 
@@ -55,3 +55,16 @@ async def orphaned_holds(database: Database) -> tuple[int, list[UUID]]:
     )
     assert row is not None
     return row["open"], row["accounts"]
+
+
+async def unbacked_jobs(database: Database) -> tuple[int, list[UUID]]:
+    """How many jobs are unfinished, and the accounts of those without an open hold of their price or without their place in
+    the queue; an empty list is the only good one."""
+    row = await database.fetch_row(
+        "WITH live AS MATERIALIZED (SELECT id, account_id, amount FROM job WHERE finished_at IS NULL)"
+        " SELECT (SELECT count(*) FROM live) AS live, coalesce((SELECT array_agg(DISTINCT live.account_id) FROM live"
+        " LEFT JOIN hold ON hold.id = live.id AND hold.state = 'held' LEFT JOIN queue ON queue.job_id = live.id"
+        " WHERE hold.amount IS DISTINCT FROM live.amount OR queue.job_id IS NULL), '{}') AS accounts"
+    )
+    assert row is not None
+    return row["live"], row["accounts"]

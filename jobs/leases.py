@@ -282,6 +282,10 @@ class Leases:
         """Fail every job whose pool left the fleet an hour ago, one transaction each; returns how many."""
         return await self._one_by_one("SELECT retired_timeout()")
 
+    async def end_drains(self) -> int:
+        """Hand back every job of pools whose drain is over, one transaction each; returns how many."""
+        return await self._one_by_one("SELECT drain_due()")
+
     async def sweep(self, *, most_running: int) -> None:
         """What one dispatcher does for all each second: say where each line begins, promote parked jobs, end late ones.
 
@@ -294,6 +298,7 @@ class Leases:
             "cancels": partial(self.cancel_due, most_running=most_running),
             "late starts": self.time_out_starts,
             "retired pools": self.end_retired,
+            "drains": self.end_drains,
         }
         for name, part in parts.items():
             try:

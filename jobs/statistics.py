@@ -12,7 +12,7 @@ _POOLS = "SELECT name, slots, paused FROM pool WHERE NOT retired ORDER BY name"
 _QUEUES = """
 WITH waiting AS (
   SELECT pool, CASE WHEN begun AND state = 'ready' THEN 'handed_back' ELSE state END AS state, count(*) AS jobs,
-    sum(cost) AS seconds, min(job_id::text COLLATE "C") FILTER (WHERE NOT begun AND state <> 'leased') AS oldest
+    sum(cost) AS seconds, min(job_id::text COLLATE "C") FILTER (WHERE NOT begun AND state IN ('parked', 'ready')) AS oldest
   FROM queue GROUP BY 1, 2
 )
 SELECT pool, state, jobs, seconds,
@@ -32,6 +32,10 @@ SELECT count(*) AS open, coalesce(sum(amount), 0)::bigint AS micros,
 FROM hold WHERE state = 'held'
 """
 
+_QUARANTINED = """
+SELECT count(*) FILTER (WHERE actor IS NOT NULL) AS held, count(*) FILTER (WHERE actor IS NULL) AS poisoned FROM quarantine
+"""
+
 _DELIVERIES = """
 SELECT count(*) AS pending, greatest(extract(epoch FROM clock_timestamp() - min(created_at))::float8, 0) AS age
 FROM delivery WHERE state = 'pending'
@@ -49,9 +53,10 @@ class PoolStatistics:
 
 @dataclass(frozen=True)
 class QueueStatistics:
-    """Jobs of a pool in one state (`parked`, `ready`, `handed_back`, `leased`) with their estimated seconds of work.
+    """Jobs of a pool in one state, with their estimated seconds of work.
 
-    `age`: seconds since the submit of the oldest that has not begun; None when there is none.
+    States are `parked`, `ready`, `handed_back`, `leased` and `quarantined`. `age`: seconds since the submit of the oldest
+    that has not begun and is not held back; None when there is none.
     """
 
     pool: str
@@ -91,6 +96,13 @@ async def queues(database: Database) -> list[QueueStatistics]:
 async def running(database: Database) -> dict[str, int]:
     """Running jobs by task."""
     return {row["task"]: row["jobs"] for row in await database.fetch(_RUNNING)}
+
+
+async def quarantined(database: Database) -> dict[str, int]:
+    """Jobs in quarantine: `held` back by an operator, and `poisoned`, failed after their last attempt."""
+    row = await database.fetch_row(_QUARANTINED)
+    assert row is not None
+    return dict(row)
 
 
 async def holds(database: Database) -> HoldStatistics:

@@ -13,14 +13,17 @@ from rich.markup import escape
 
 from core.errors import ApiError, OperatorError
 from core.settings import PREFIX, Settings
-from killatamata import cli_jobs, cli_operator, show
+from killatamata import cli_jobs, cli_operator, cli_pools, cli_stuck, show
 from killatamata.command import interruptible
 
 app = App(name="killatamata", help="An open media-generation service on Ray.")
-for command in (cli_jobs.submit, cli_jobs.quote, cli_jobs.receipt):
+for command in (cli_jobs.submit, cli_jobs.quote, cli_jobs.receipt, cli_pools.audit):
     app.command(command)
-for group in (cli_jobs.jobs, cli_operator.account, cli_operator.key, cli_operator.ledger, cli_operator.prices):
+for operators in cli_stuck.COMMANDS:
+    cli_jobs.jobs.command(operators, group=cli_stuck.GROUP)
+for group in (cli_jobs.jobs, cli_pools.pool, cli_operator.account, cli_operator.key, cli_operator.ledger):
     app.command(group)
+app.command(cli_operator.prices)
 
 
 @app.command

@@ -20,7 +20,7 @@ from killatamata.client import Client
 from killatamata.command import CommandFailed, endpoint, interruptible
 from killatamata.transport import Refused, Unreachable
 
-jobs = App(name="jobs", help="Jobs of the account: list, show, cancel, watch.")
+jobs = App(name="jobs", help="Jobs: of the account, through the API; of all accounts, for the operator.")
 
 Flag: TypeAlias = Annotated[bool, Parameter(negative="", show_default=False)]
 AsJson: TypeAlias = Annotated[bool, Parameter(name="--json", negative="", show_default=False)]

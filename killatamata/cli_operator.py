@@ -130,20 +130,28 @@ def key_revoke(account_id: str, prefix: str) -> int:
 
 @ledger.command(name="check")
 def ledger_check() -> int:
-    """Compare every wallet with its entries, its open holds and its chain of hashes; prints what differs, and then fails."""
+    """Compare wallets with entries, holds and hashes, and jobs with their holds; prints what differs, and then fails."""
 
     async def check(settings: Settings) -> int:
         from billing import wallets
+        from jobs import history
 
         async with database(settings) as books:
             drifting = await wallets.drift(books)
             broken = await wallets.broken_chains(books)
+            orphaned = (await history.orphaned_holds(books))[1]
+            unbacked = (await history.unbacked_jobs(books))[1]
         for wallet in drifting:
             print(wallet)
         for owner, movement in broken.items():
             print(f"{encode('acct', owner)}: the chain is broken at movement {movement}")
-        if drifting or broken:
-            raise CommandFailed(f"{len({each.account_id for each in drifting} | set(broken))} wallets disagree")
+        for owner in orphaned:
+            print(f"{encode('acct', owner)}: a hold's job has ended")
+        for owner in unbacked:
+            print(f"{encode('acct', owner)}: an unfinished job lacks its hold or its place in the queue")
+        wrong = {each.account_id for each in drifting}.union(broken, orphaned, unbacked)
+        if wrong:
+            raise CommandFailed(f"{len(wrong)} wallets disagree")
         print("no drift")
         return 0
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import pwd
 import signal
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
@@ -15,8 +17,10 @@ from core.settings import PREFIX, Settings
 
 if TYPE_CHECKING:
     from core.database import Database
+    from jobs.interventions import Operator
 
 INTERRUPTED = 130
+REASON_MOST = 500
 
 
 class CommandFailed(OperatorError):
@@ -59,6 +63,23 @@ async def database(settings: Settings) -> AsyncIterator[Database]:
             yield opened
         finally:
             await opened.close()
+
+
+def operator(reason: str | None) -> Operator:
+    """Whoever runs this command, for the audit: the system's user (not what the environment says) and this machine.
+
+    Raises:
+        CommandFailed: the reason is longer than 500 characters.
+    """
+    from jobs.interventions import Operator
+
+    if reason is not None and len(reason) > REASON_MOST:
+        raise CommandFailed(f"a reason has at most {REASON_MOST} characters, not {len(reason)}")
+    try:
+        user = pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        user = f"uid {os.getuid()}"
+    return Operator(f"{user}@{socket.gethostname()}", reason or None)
 
 
 def interruptible(work: Callable[[Settings], Awaitable[int]]) -> int:

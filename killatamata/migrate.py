@@ -26,6 +26,7 @@ FUNCTIONS = (
     ("accounts", "idempotency.sql"),
     ("jobs", "queue.sql"),
     ("jobs", "jobs.sql"),
+    ("jobs", "operator.sql"),
 )
 _LOCK = 0x6B7401
 _OLDEST_SERVER = 150000

@@ -63,6 +63,13 @@ async def _orphaned_holds(services: Services) -> None:
         )
 
 
+async def _unbacked_jobs(services: Services) -> None:
+    checked, accounts = await history.unbacked_jobs(services.database)
+    await checks.keep(services.database, "jobs", checked, accounts)
+    if accounts:
+        _log.error("jobs lack their hold or their place in the queue", accounts=[str(each) for each in accounts])
+
+
 async def _old_deliveries(services: Services) -> None:
     await services.webhooks.remove_old(DELIVERY_DAYS)
 
@@ -96,6 +103,7 @@ SWEEPS: tuple[Sweep, ...] = (
     Sweep("all-wallets", "17 3 * * *", _all_wallets),
     Sweep("chains", "37 3 * * *", _chains),
     Sweep("orphaned-holds", "* * * * *", _orphaned_holds),
+    Sweep("unbacked-jobs", "* * * * * 30", _unbacked_jobs),
     Sweep("old-deliveries", "7 * * * *", _old_deliveries),
     Sweep("old-idempotency-records", "12 * * * *", _old_idempotency_records),
     Sweep("old-events", "22 * * * *", _old_events),

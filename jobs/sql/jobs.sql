@@ -166,7 +166,8 @@ BEGIN
 END $$;
 
 -- End a lease without a result. `p_counts`: the attempt is one of the three a job has (a replica died under it, the engine
--- failed); hand-back, a dead dispatcher, drain and a database restart do not count, but nothing starts more than 20 times.
+-- failed); hand-back, a dead dispatcher, drain and a database restart do not count, but nothing starts more than 20 times,
+-- what an operator took away or forgave aside. A job at its end here is poison: it fails, uncharged, and is kept in quarantine.
 -- Not `p_begun`: no engine ever took it, so that it was no start at all (and a job that never began still times out).
 CREATE OR REPLACE FUNCTION hand_back(p_job uuid, p_fence int, p_reason text, p_counts boolean, p_failure jsonb DEFAULT NULL,
   p_begun boolean DEFAULT true) RETURNS text LANGUAGE plpgsql AS $$
@@ -184,8 +185,10 @@ BEGIN
     RETURN 'cancelled';
   END IF;
   v_starts := v_job.starts - (NOT p_begun)::int;
-  IF v_job.attempts + p_counts::int >= 3 OR v_starts >= 20 THEN
+  IF v_job.attempts + p_counts::int >= 3 OR v_starts - v_job.forgiven >= 20 THEN
     UPDATE job SET attempts = attempts + p_counts::int WHERE id = p_job;
+    INSERT INTO quarantine (job_id, reason) VALUES (p_job, format('%s attempts and %s starts used up; the last ended with %s',
+      v_job.attempts + p_counts::int, v_job.starts, p_reason));
     PERFORM job_end(p_job, 'failed', p_reason, coalesce(p_failure, jsonb_build_object('code', 'attempts_exhausted',
       'message', 'The job was started again and again and never finished; nothing was charged.', 'retryable', true)));
     RETURN 'failed';
@@ -431,7 +434,7 @@ DECLARE
 BEGIN
   SELECT queue.job_id INTO v_late FROM queue JOIN job ON job.id = queue.job_id
     WHERE job.state = 'queued' AND job.started_at IS NULL AND job.start_by < statement_timestamp()
-      AND queue.state IN ('ready', 'parked') AND NOT queue.begun
+      AND queue.state <> 'leased' AND NOT queue.begun
     ORDER BY job.start_by LIMIT 1 FOR UPDATE OF queue SKIP LOCKED;
   IF v_late IS NULL THEN
     RETURN NULL;
@@ -449,7 +452,7 @@ DECLARE
   v_left uuid;
 BEGIN
   SELECT queue.job_id INTO v_left FROM pool JOIN queue ON queue.pool = pool.name
-    WHERE pool.retired AND pool.updated_at < statement_timestamp() - interval '1 hour' AND queue.state IN ('ready', 'parked')
+    WHERE pool.retired AND pool.updated_at < statement_timestamp() - interval '1 hour' AND queue.state <> 'leased'
     LIMIT 1 FOR UPDATE OF queue SKIP LOCKED;
   IF v_left IS NULL THEN
     RETURN NULL;

@@ -2,7 +2,8 @@
 -- time, the pool's clock is the newest tag claimed (Goyal, Vin and Cheng, "Start-time fair queueing", 1996). Inside an
 -- account: turns, by class, weighted 8:4:1 (interactive, standard, batch). Only an account's first jobs in a pool, as
 -- many as its concurrency, are tagged `ready`; the others are `parked` and follow one by one. Whatever becomes ready has a
--- tag at or above the clock as it was then, which is what a claim's floor relies on.
+-- tag at or above the clock as it was then, which is what a claim's floor relies on. A job that an operator holds back is
+-- `quarantined` and counts as neither (see operator.sql).
 --
 -- Lock order, everywhere: session, pool, queue, job, flow (several by account and pool), hold, wallet. Whoever holds a flow
 -- takes rows of the queue only with SKIP LOCKED. A transaction ends one job; or several of which it has locked first the rows
@@ -109,7 +110,7 @@ DECLARE
   v_parked int;
 BEGIN
   UPDATE flow SET
-      active = active - (p_gone.state <> 'parked')::int,
+      active = active - (p_gone.state IN ('ready', 'leased'))::int,
       parked = parked - (p_gone.state = 'parked')::int,
       turn = CASE WHEN p_gone.state = 'leased' THEN greatest(turn, p_gone.turn) ELSE turn END,
       tag = CASE WHEN p_gone.state = 'ready' AND NOT p_gone.begun THEN greatest(tag - p_gone.cost, 0) ELSE tag END
@@ -125,7 +126,9 @@ DECLARE
   v_gone queue;
 BEGIN
   DELETE FROM queue WHERE job_id = p_job RETURNING * INTO v_gone;
-  IF FOUND THEN
+  IF v_gone.state = 'quarantined' THEN
+    DELETE FROM quarantine WHERE job_id = p_job;
+  ELSIF FOUND THEN
     PERFORM flow_left(v_gone);
   END IF;
 END $$;

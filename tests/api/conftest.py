@@ -14,6 +14,7 @@ from api.event_tokens import EventTokens
 from api.rate_limits import RateLimits
 from api.services import Services
 from core.settings import Settings
+from jobs.admission import Admission
 from jobs.artifacts import Artifacts
 from jobs.estimates import Estimates
 from jobs.inputs import Inputs
@@ -86,6 +87,7 @@ def services(
         base_url=BASE_URL,
         queues=queues,
         estimates=Estimates(queues, RunTimes(whatever)),
+        admission=Admission(queues),
         quote_tokens=QuoteTokens(b"k" * 32),
         cursors=Cursors(b"k" * 32),
         event_tokens=EventTokens(b"k" * 32),

@@ -201,7 +201,7 @@ def test_deep_health_reports_each_part(
     client: TestClient, services: Services, database: DatabaseDouble, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(looks, "FRESH_SECONDS", 0.0)
-    parts = {"database": "ok", "storage": "ok", "dispatcher": "absent"}
+    parts = {"database": "ok", "storage": "ok", "dispatcher": "absent", "ledger": "unchecked"}
     assert client.get("/health?deep=1").json() == {"status": "ok", "parts": parts}
 
     def away(key: str) -> None:

@@ -228,6 +228,22 @@ async def test_a_hold_whose_job_has_ended_is_seen(database_url: str, tmp_path: P
         assert (found["holds_open", ()], found["holds_of_ended_jobs", ()]) == (2, 1)
 
 
+async def test_quarantine_is_told_apart_and_waits_no_longer(database_url: str, tmp_path: Path) -> None:
+    async with serving(database_url, tmp_path, metrics_token=TOKEN) as served:
+        database = served.services.database
+        await served.submit()
+        await served.claim()
+        await database.execute("UPDATE job SET attempts = 2")
+        await database.execute("SELECT hand_back(id, fence, 'replica_died', true) FROM job")
+        await served.submit()
+        await database.execute("UPDATE job SET created_at = created_at - interval '1 h'")
+        await database.execute("SELECT job_quarantine(job_id, 'ada@ops', NULL) FROM queue")
+        found = await scraped(served)
+        assert (found["jobs_quarantined", ("held",)], found["jobs_quarantined", ("poisoned",)]) == (1, 1)
+        assert found["queue_jobs", (POOL, "quarantined")] == 1
+        assert found["queue_oldest_age_seconds", (POOL,)] == 0
+
+
 async def test_a_job_that_was_handed_back_is_not_the_oldest_waiting(database_url: str, tmp_path: Path) -> None:
     async with serving(database_url, tmp_path, metrics_token=TOKEN) as served:
         await served.submit()

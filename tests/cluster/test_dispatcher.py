@@ -24,6 +24,7 @@ from core.settings import Settings
 from deployments.messages import Call, Halted, Message
 from jobs import events, leases
 from jobs.events import Hub
+from jobs.interventions import Operator, command_pool, intervene
 from jobs.leases import Leases, Outcome
 from media.errors import InvalidMedia
 from storage import StoreUnavailable, open_store
@@ -335,6 +336,41 @@ async def test_a_drain_hands_back_and_claims_nothing_until_it_is_over(
     assert len(handle.streams) == 1
     assert handle.streams[0].cancelled
     await leases.resume(database)
+    found = await ended(database, job)
+    assert (found.state, outcomes(found)) == ("succeeded", ["handed_back", "succeeded"])
+
+
+async def test_a_job_that_an_operator_requeues_is_stopped_and_made_anew_at_one_charge(
+    dispatching: Dispatching, database: Database
+) -> None:
+    stuck = Stoppable()
+    handle = dispatching.start(in_turn(stuck.answer, painting))
+    job = await submitted(database, POOL, INPUT)
+    await stuck.began.wait()
+    await intervene(database, job.id, "requeue", Operator("ada@ops"))
+    found = await ended(database, job)
+    stuck.lost.set()
+    assert (found.state, outcomes(found)) == ("succeeded", ["handed_back", "succeeded"])
+    assert len(handle.streams) == 2
+    await until_true(lambda: not dispatching.started[0]._running, "the first lease is put away")
+    assert await money(database, found) == (CREDIT - PRICE, 0)
+
+
+async def test_a_pool_that_an_operator_drains_is_emptied_by_the_dispatchers_and_waits_for_its_resume(
+    dispatching: Dispatching, database: Database
+) -> None:
+    handle = dispatching.start(in_turn(Stoppable().answer, painting))
+    job = await submitted(database, POOL, INPUT)
+    await until_true(lambda: handle.streams, "the call")
+    await command_pool(database, POOL, "drain", Operator("ada@ops"), grace_seconds=0.5)
+
+    async def back() -> bool:
+        return (await job_of(database, job)).state == "queued"
+
+    await until_true(back, "the job is handed back")
+    await asyncio.sleep(1.0)
+    assert len(handle.streams) == 1, "a drained pool is paused"
+    await command_pool(database, POOL, "resume", Operator("ada@ops"))
     found = await ended(database, job)
     assert (found.state, outcomes(found)) == ("succeeded", ["handed_back", "succeeded"])
 

@@ -77,6 +77,14 @@ def test_a_fleet_can_be_a_file_of_ones_own(written: Write) -> None:
     assert fleet.load(written(DISPATCHER, MODEL)).pools == {"idle-pool"}
 
 
+@pytest.mark.parametrize(
+    ("given", "most"), [({}, 7200), ({"maxQueueSeconds": 30}, 30), ({"maxQueueSeconds": None}, None)]
+)
+def test_a_pool_says_how_much_may_wait_in_it(written: Write, given: dict[str, Any], most: float | None) -> None:
+    found = fleet.load(written(DISPATCHER, {**MODEL, "args": {**MODEL["args"], **given}}))
+    assert found.max_queue_seconds == {"idle-pool": most}
+
+
 @pytest.mark.parametrize("name", ["no such fleet", "", "../../pyproject", "/nowhere/fleet.yaml", "nul\0.yaml", "nul\0"])
 def test_a_fleet_that_is_not_there_is_said_to_be_so(name: str) -> None:
     with pytest.raises(BadFleet, match="there is no fleet"):
@@ -111,6 +119,8 @@ def test_a_file_that_is_no_fleet_is_refused(tmp_path: Path, content: bytes) -> N
         ({"args": {**MODEL["args"], "price": 3}}, "price"),
         ({"args": {"pool": "idle-pool"}}, "weights"),
         ({"args": {**MODEL["args"], "canvasCap": "wide"}}, "canvasCap"),
+        ({"args": {**MODEL["args"], "maxQueueSeconds": 0}}, "maxQueueSeconds"),
+        ({"args": {**MODEL["args"], "maxQueueSeconds": float("inf")}}, "maxQueueSeconds"),
         ({"args": {**MODEL["args"], "options": {"speed": 9}}}, "options of pool 'idle-pool' are wrong.*speed"),
         ({"deployments": [{"name": "Replica", "ray_actor_options": {"memory": 10**8}}]}, "declares 0.1 GB of memory"),
         ({"import_path": "no module path"}, "import path"),
@@ -144,6 +154,8 @@ async def test_applying_a_fleet_again_replaces_nothing_and_dispatchers_go_on_eve
 
     asked = fleet.load(written(DISPATCHER, MODEL))
     await fleet.apply(asked, cluster_database)
+    most = "SELECT max_queue_seconds FROM pool WHERE name = 'idle-pool'"
+    assert await cluster_database.fetch_value(most) == 7200
     first = await pids()
     slots = await fleet.slots()
     assert slots["idle-pool"] == 1

@@ -27,7 +27,7 @@ _NONE_OF = {
         SELECT coalesce(job.id, queue.job_id), job.state, queue.state
         FROM job FULL JOIN queue ON queue.job_id = job.id
         WHERE CASE queue.state WHEN 'leased' THEN 'running' WHEN 'ready' THEN 'queued' WHEN 'parked' THEN 'queued'
-          ELSE 'ended' END
+          WHEN 'quarantined' THEN 'queued' ELSE 'ended' END
           IS DISTINCT FROM CASE WHEN job.state IN ('queued', 'running') THEN job.state ELSE 'ended' END
           OR queue.pool <> job.pools[job.segment + 1] OR (queue.state = 'parked' AND queue.begun)
           OR queue.account_id <> job.account_id""",
@@ -37,7 +37,7 @@ _NONE_OF = {
     "a flow's counters are not the queue's": """
         SELECT coalesce(flow.account_id, real.account_id), flow.active, real.active, flow.parked, real.parked
         FROM flow FULL JOIN (
-          SELECT account_id, pool, count(*) FILTER (WHERE state <> 'parked') AS active,
+          SELECT account_id, pool, count(*) FILTER (WHERE state IN ('ready', 'leased')) AS active,
             count(*) FILTER (WHERE state = 'parked') AS parked FROM queue GROUP BY 1, 2
         ) AS real USING (account_id, pool)
         WHERE coalesce(real.active, 0) <> flow.active OR coalesce(real.parked, 0) <> flow.parked
@@ -61,6 +61,11 @@ _NONE_OF = {
     "an attempt was not counted": """
         SELECT job.id, job.starts FROM job LEFT JOIN attempt ON attempt.job_id = job.id
         GROUP BY 1 HAVING count(attempt) <> job.starts""",
+    "what is held back, or failed after its last attempt, is not in quarantine, or the other way round": """
+        SELECT job.id, job.state, queue.state, quarantine.actor FROM job LEFT JOIN queue ON queue.job_id = job.id
+          LEFT JOIN quarantine ON quarantine.job_id = job.id
+        WHERE (quarantine.actor IS NOT NULL) <> (queue.state IS NOT DISTINCT FROM 'quarantined')
+          OR quarantine.reason IS NOT NULL AND quarantine.actor IS NULL AND job.state <> 'failed'""",
     "outputs without success": "SELECT id FROM job WHERE state <> 'succeeded' AND outputs <> '[]'",
 }
 

@@ -13,6 +13,8 @@ PLANTS = {
     "UPDATE flow SET parked = parked + 1": "counters",
     "DELETE FROM queue": "queue row",
     "UPDATE queue SET state = 'leased', tag = 0": "queue row",
+    "UPDATE queue SET state = 'quarantined' WHERE state = 'ready'": "quarantine",
+    "INSERT INTO quarantine (job_id, reason) SELECT id, 'why' FROM job": "quarantine",
     "UPDATE hold SET state = 'released', ended_at = now()": "hold does not fit",
     "UPDATE wallet SET held = held + 1": "drifts",
     "UPDATE job SET sequence = sequence + 1": "gap",
