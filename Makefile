@@ -43,6 +43,7 @@ lint: $(VENV)/.ready-dev ## format, lint, types, architecture, house rules
 	@$(BIN)/python scripts/check_names.py
 	@$(BIN)/python scripts/check_house.py
 	@$(BIN)/python scripts/task_docs.py --check
+	@$(BIN)/python scripts/state_table.py --check
 
 lock: $(VENV)/.ready-dev ## requirements/*.lock from what is installed in .venv
 	@$(BIN)/python scripts/lock.py
