@@ -39,7 +39,7 @@ from tests.jobs.model import (
 from tests.jobs.scene import Bench, Scene
 
 EXAMPLES = int(os.environ.get("KILLATAMATA_MODEL_EXAMPLES", "0"))
-"""How many lines of operations the long run tries, each run others; 0: the short run, always the same ones."""
+"""How many lines of operations a long run tries, any; 0: the short run, always the same ones."""
 STEPS = 40
 MOST_SESSIONS = 4
 
@@ -54,6 +54,7 @@ class Machine(RuleBasedStateMachine):
     def __init__(self, bench: Bench) -> None:
         super().__init__()
         self._bench = bench
+        bench.tried += 1
         self._scene = Scene(bench.database)
         self._model: Model = bench.run(self._scene.begin())
         self._tokens: list[Token] = []
@@ -162,20 +163,21 @@ class Machine(RuleBasedStateMachine):
         self._bench.run(self._scene.drain(self._model))
 
 
-def explore(bench: Bench, examples: int) -> None:
-    """Try that many lines of operations; only a long run takes the minutes to make one that fails short.
+def explore(bench: Bench, examples: int, *, chosen: bool = True) -> None:
+    """Try that many lines of operations: `chosen` ones, the same in each run, or any.
 
     Raises:
         Wrong: the database does not do what the model says.
     """
-    chosen = settings(
-        max_examples=EXAMPLES or examples,
+    profile = settings(
+        max_examples=examples,
         stateful_step_count=STEPS,
-        derandomize=not EXAMPLES,
+        derandomize=chosen,
         deadline=None,
         database=None,
         report_multiple_bugs=False,
-        phases=(Phase.generate, Phase.shrink) if EXAMPLES else (Phase.generate,),
+        # To make a line that fails short takes minutes, as each try is a database's work.
+        phases=(Phase.generate,) if chosen else (Phase.generate, Phase.shrink),
         suppress_health_check=list(HealthCheck),
     )
-    run_state_machine_as_test(lambda: Machine(bench), settings=chosen)  # type: ignore[arg-type]
+    run_state_machine_as_test(lambda: Machine(bench), settings=profile)  # type: ignore[arg-type]

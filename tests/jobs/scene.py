@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
@@ -88,7 +89,7 @@ class Scene:
         model = Model(CONCURRENCY, QUEUE_LIMIT)
         await pools.declare(self.database, frozenset(POOLS))
         for pool in POOLS:
-            await self.agree(model, Slots(pool, 2))
+            await self.prepare(model, Slots(pool, 2))
         for number, concurrency in CONCURRENCY.items():
             async with self.database.transaction() as connection:
                 made = await accounts.create(connection, "customer")
@@ -97,17 +98,25 @@ class Scene:
                     made.id, concurrency, QUEUE_LIMIT[number],
                 )  # fmt: skip
             self.accounts.append(made.id)
-            await self.agree(model, Topup(number, CREDIT[number], -number - 1))
-        await self.agree(model, Opened())
+            await self.prepare(model, Topup(number, CREDIT[number], -number - 1))
+        await self.prepare(model, Opened())
+        await self.compare(model)
         return model
 
     async def agree(self, model: Model, *operations: Operation) -> list[Any]:
         """Perform operations one after another; the model must have the same answers and agree on everything after each."""
         answers = []
         for operation in operations:
+            answers += await self.prepare(model, operation)
+            await self.compare(model)
+        return answers
+
+    async def prepare(self, model: Model, *operations: Operation) -> list[Any]:
+        """The same, but nothing is read back."""
+        answers = []
+        for operation in operations:
             answers.append(await self.perform(operation))
             self.answered(model, operation, answers[-1])
-            await self.compare(model)
         return answers
 
     def answered(self, model: Model, operation: Operation, answer: Any) -> None:
@@ -269,6 +278,15 @@ class Scene:
         return [rows[job] for job in self.jobs]
 
 
+@dataclass(frozen=True)
+class Plant:
+    """A bug: in the SQL function, the text that stands there once, and what stands there instead."""
+
+    function: str
+    text: str
+    instead: str
+
+
 class Bench:
     """A database for scenes and an event loop to use it from tests that are no coroutines (hypothesis runs none)."""
 
@@ -276,6 +294,8 @@ class Bench:
         self._admin_url, self._template, self._name = postgres.dsn, template, name
         self._loop = asyncio.new_event_loop()
         self.database = Database(sibling(postgres.dsn, name), size=8)
+        self.tried = 0
+        """How many lines of operations, or pairs of them, were tried."""
 
     def run(self, work: Any) -> Any:
         """The result of a coroutine."""
@@ -286,7 +306,19 @@ class Bench:
         await connection.execute(statement)
         await connection.close()
 
-    async def _open(self, changes: str) -> None:
+    async def _spoil(self, plant: Plant) -> None:
+        (text,) = [
+            row[0]
+            for row in await self.database.fetch(
+                "SELECT pg_get_functiondef(oid) FROM pg_proc WHERE proname = $1 AND pronamespace = 'public'::regnamespace",
+                plant.function,
+            )
+        ]
+        if text.count(plant.text) != 1:
+            raise LookupError(f"{plant.function} does not say {plant.text!r} once any more: plant this bug anew")
+        await self.database.execute(text.replace(plant.text, plant.instead))
+
+    async def _open(self, plant: Plant | None) -> None:
         await self._administer(f"CREATE DATABASE {self._name} TEMPLATE {self._template} STRATEGY FILE_COPY")
         await self._administer(f"ALTER DATABASE {self._name} SET deadlock_timeout = '100ms'")
         await self._administer(f"ALTER DATABASE {self._name} SET synchronous_commit = off")
@@ -296,18 +328,22 @@ class Bench:
                 f"CREATE OR REPLACE FUNCTION {function}() RETURNS interval LANGUAGE sql IMMUTABLE"
                 f" AS $$ SELECT interval '{interval}' $$"
             )
-        if changes:
-            await self.database.execute(changes)
+        if plant is not None:
+            await self._spoil(plant)
 
     async def _close(self) -> None:
         await self.database.close()
         await self._administer(f"DROP DATABASE {self._name} WITH (FORCE)")
 
     @contextmanager
-    def opened(self, changes: str = "") -> Iterator[Bench]:
-        """The database exists in this block; `changes` is SQL that spoils it."""
-        self.run(self._open(changes))
+    def opened(self, plant: Plant | None = None) -> Iterator[Bench]:
+        """The database exists in this block, with a bug in it if one is to be planted.
+
+        Raises:
+            LookupError: the function does not have the text that is to be replaced.
+        """
         try:
+            self.run(self._open(plant))
             yield self
         finally:
             self.run(self._close())
