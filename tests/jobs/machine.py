@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from typing import Any
 
 from hypothesis import HealthCheck, Phase, settings
@@ -49,7 +48,11 @@ accounts = st.integers(0, 2)
 
 
 class Machine(RuleBasedStateMachine):
-    """One scene, one operation at a time."""
+    """One scene with some work under way, one operation at a time.
+
+    Few rules with many operations each: hypothesis leaves out some rules in each line, and without callers or workers there
+    is little to see.
+    """
 
     def __init__(self, bench: Bench) -> None:
         super().__init__()
@@ -58,20 +61,22 @@ class Machine(RuleBasedStateMachine):
         self._scene = Scene(bench.database)
         self._model: Model = bench.run(self._scene.begin())
         self._tokens: list[Token] = []
+        bench.run(self._scene.prepare(self._model, Opened(), *(Submit(0, chain) for chain in CHAINS[1:])))
+        for _ in range(2):
+            self._agree(Submit(2))
+            self._agree(Submit(1))
+            self._claim("gpu", 1, 0)
+            self._claim("cpu", 1, 1)
 
     def _agree(self, operation: Operation) -> None:
         self._bench.run(self._scene.agree(self._model, operation))
 
-    def _token(self, number: int, live: bool) -> Token | None:
-        jobs = self._model.jobs
-        leased = [Token(at, job.fence) for at, job in enumerate(jobs) if job.state == "running"]
-        among = leased if live else self._tokens
-        return among[number % len(among)] if among else None
+    def _claim(self, pool: str, most: int, number: int) -> None:
+        self._agree(Claim(pool, most, number % len(self._model.sessions)))
+        self._tokens += [token for token in self._leased() if token not in self._tokens]
 
-    def _with_token(self, number: int, live: bool, make: Callable[[Token], Operation]) -> None:
-        token = self._token(number, live)
-        if token is not None:
-            self._agree(make(token))
+    def _leased(self) -> list[Token]:
+        return [Token(number, job.fence) for number, job in enumerate(self._model.jobs) if job.state == "running"]
 
     @rule(
         account=accounts,
@@ -89,68 +94,88 @@ class Machine(RuleBasedStateMachine):
     ) -> None:  # fmt: skip
         self._agree(Submit(account, chain, key, body, price, late == 0, due == 0, webhook))
 
-    @rule(pool=st.sampled_from(POOLS), most=st.integers(1, 3), number=numbers)
-    def claim(self, pool: str, most: int, number: int) -> None:
-        self._agree(Claim(pool, most, number % len(self._model.sessions)))
-        self._tokens += [
-            Token(at, job.fence)
-            for at, job in enumerate(self._model.jobs)
-            if job.state == "running" and Token(at, job.fence) not in self._tokens
-        ]
+    @rule(
+        what=st.sampled_from((Claim, Claim, Claim, Settle, Settle, SegmentEnd, HandBack, HandBack, Cancel, StageBegin)),
+        number=numbers,
+        live=st.booleans(),
+        pool=st.sampled_from(POOLS),
+        state=st.sampled_from(("succeeded", "succeeded", "failed", "cancelled")),
+        counts=st.booleans(),
+        begun=st.booleans(),
+        note=st.sampled_from((StageBegin, ProgressMade, Permitted)),
+    )
+    def work(
+        self, what: Any, number: int, live: bool, pool: str, state: str, counts: bool, begun: bool, note: Any
+    ) -> None:
+        among = self._leased() if live else self._tokens
+        if what is Claim:
+            self._claim(pool, 1 + number % 3, number)
+            return
+        if not among:
+            return
+        token = among[number % len(among)]
+        job = self._model.jobs[token.job]
+        if what is Settle:
+            self._agree(Settle(token, state))
+        elif what is HandBack:
+            self._agree(HandBack(token, counts, counts or begun))
+        elif what is Cancel:
+            self._agree(Cancel(token.job if live else number % len(self._model.jobs)))
+        elif what is StageBegin:
+            self._agree(note(token))
+        elif job.segment + 1 < len(job.chain):
+            self._agree(SegmentEnd(token))
 
-    @rule(pool=st.sampled_from(POOLS), number=numbers)
-    def claim_many(self, pool: str, number: int) -> None:
-        self.claim(pool, 3, number)
+    @rule(number=numbers, state=st.sampled_from(("succeeded", "failed", "cancelled")), again=st.booleans())
+    def come_too_late(self, number: int, state: str, again: bool) -> None:
+        """A worker goes on after its job was given to another, or cancelled."""
+        leased = self._leased()
+        if not leased:
+            return
+        token = leased[number % len(leased)]
+        if again:
+            self._agree(HandBack(token, False))
+            self._claim(self._model.jobs[token.job].pool, 3, number)
+        else:
+            self._agree(Cancel(token.job))
+        self._agree(ProgressMade(token))
+        self._agree(Settle(token, state))
 
-    @rule(number=numbers, live=st.booleans(), state=st.sampled_from(("succeeded", "succeeded", "failed", "cancelled")))
-    def settle(self, number: int, live: bool, state: str) -> None:
-        self._with_token(number, live, lambda token: Settle(token, state))
-
-    @rule(number=numbers, live=st.integers(0, 3))
-    def segment_end(self, number: int, live: int) -> None:
-        token = self._token(number, live > 0)
-        if token is not None:
-            job = self._model.jobs[token.job]
-            if job.segment + 1 < len(job.chain):
-                self._agree(SegmentEnd(token))
-
-    @rule(number=numbers, live=st.integers(0, 3), counts=st.booleans(), begun=st.integers(0, 2))
-    def hand_back(self, number: int, live: int, counts: bool, begun: int) -> None:
-        self._with_token(number, live > 0, lambda token: HandBack(token, counts, counts or begun > 0))
-
-    @rule(number=numbers, live=st.booleans(), what=st.sampled_from((StageBegin, ProgressMade, Permitted)))
-    def note(self, number: int, live: bool, what: Callable[[Token], Operation]) -> None:
-        self._with_token(number, live, what)
+    @rule(what=st.sampled_from((Beat, Silence, Close, Opened, CancelDue, StartTimeout)), number=numbers)
+    def watch(self, what: Any, number: int) -> None:
+        live = sum(state != "ended" for state in self._model.sessions)
+        if what in (CancelDue, StartTimeout):
+            self._agree(what())
+        elif what is Opened or not live:
+            if live < MOST_SESSIONS:
+                self._agree(Opened())
+        else:
+            self._agree(what(number % len(self._model.sessions)))
 
     @rule(number=numbers)
-    def cancel(self, number: int) -> None:
-        if self._model.jobs:
-            self._agree(Cancel(number % len(self._model.jobs)))
+    def die_and_be_found(self, number: int) -> None:
+        dead = number % len(self._model.sessions)
+        self._agree(Silence(dead))
+        for token in self._leased():
+            self._agree(Permitted(token))
+        self._agree(Opened())
+        self._agree(Beat(len(self._model.sessions) - 1))
 
-    @rule(which=st.sampled_from((CancelDue, StartTimeout)))
-    def sweep(self, which: Callable[[], Operation]) -> None:
-        self._agree(which())
-
-    @rule(number=numbers, what=st.sampled_from((Beat, Beat, Silence, Silence, Close)))
-    def session(self, number: int, what: Any) -> None:
-        self._agree(what(number % len(self._model.sessions)))
-        if all(state == "ended" for state in self._model.sessions):
-            self._agree(Opened())
-
-    @rule()
-    def open_session(self) -> None:
-        if sum(state != "ended" for state in self._model.sessions) < MOST_SESSIONS:
-            self._agree(Opened())
-
-    @rule(pool=st.sampled_from(POOLS), slots=st.integers(0, 3), paused=st.integers(0, 2))
-    def scale(self, pool: str, slots: int, paused: int) -> None:
-        self._agree(Slots(pool, slots, paused == 0))
-
-    @rule(account=accounts, amount=st.sampled_from((50, 1000)), number=numbers, back=st.booleans())
-    def money(self, account: int, amount: int, number: int, back: bool) -> None:
+    @rule(
+        what=st.sampled_from((Slots, Slots, Topup, Chargeback)),
+        account=accounts,
+        number=numbers,
+        pool=st.sampled_from(POOLS),
+        slots=st.integers(0, 3),
+        paused=st.booleans(),
+    )
+    def manage(self, what: Any, account: int, number: int, pool: str, slots: int, paused: bool) -> None:
+        if what is Slots:
+            self._agree(Slots(pool, slots, paused))
+            self._claim(pool, 3, number)
+            return
         # One number, one movement: another under the same business id is refused, and not the model's business.
-        number = ((number % 4) * 3 + account) * 4 + (amount == 50) * 2 + back
-        self._agree((Chargeback if back else Topup)(account, amount, number))
+        self._agree(what(account, 50 + 950 * (number % 2), (number % 8) * 6 + account * 2 + (what is Topup)))
 
     @invariant()
     def nobody_holds_more_than_there_is(self) -> None:

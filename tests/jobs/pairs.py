@@ -138,12 +138,11 @@ async def at_once(scene: Scene, first: Operation, second: Operation, gate: str) 
         Wrong: neither order of the two explains what came of it; or they waited for each other.
     """
     model = await set_up(scene)
-    async with scene.database.pool.acquire() as admin:
-        async with _gate(scene.database, gate, scene.jobs[PLAIN]):
-            one = asyncio.create_task(scene.perform(first))
-            await _waits(admin, one, 0)
-            two = asyncio.create_task(scene.perform(second))
-            await _waits(admin, two, 0 if one.done() else 1)
+    async with scene.database.pool.acquire() as admin, _gate(scene.database, gate, scene.jobs[PLAIN]):
+        one = asyncio.create_task(scene.perform(first))
+        await _waits(admin, one, 0)
+        two = asyncio.create_task(scene.perform(second))
+        await _waits(admin, two, 0 if one.done() else 1)
     try:
         answers = await asyncio.wait_for(asyncio.gather(one, two), _PATIENCE_SECONDS)
     except asyncpg.DeadlockDetectedError as deadlock:

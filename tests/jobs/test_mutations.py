@@ -56,7 +56,6 @@ SEQUENTIAL = {
         "job_progress", "WHERE id = p_job AND fence = p_fence AND state = 'running'", "WHERE id = p_job"
     ),
     "a key makes a job each time": Plant("submit", "IF v_replay.key IS NOT NULL THEN", "IF false THEN"),
-    "started jobs time out": Plant("start_timeout", "AND job.started_at IS NULL AND job.start_by", "AND job.start_by"),
     "a failed start is no attempt": Plant(
         "hand_back", "fence = fence + 1, attempts = attempts + p_counts::int", "fence = fence + 1, attempts = attempts"
     ),
