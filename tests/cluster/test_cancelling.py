@@ -37,7 +37,6 @@ class Point:
     def __init__(self, dispatching: Dispatching, database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
         self.dispatching, self.database, self.patch = dispatching, database, monkeypatch
         self.reached = asyncio.Event()
-        self.given: dict[str, Any] = INPUT
 
     def before_claim(self) -> None:
         self.reached.set()
@@ -61,7 +60,7 @@ class Point:
 
         self.dispatching.start(answer)
 
-    def _lingers(self, name: str, given: dict[str, Any] = INPUT) -> None:
+    def _lingers(self, name: str) -> None:
         """The small step of that name never ends by itself."""
         real, slow = work.remote, getattr(work, name)
 
@@ -72,11 +71,10 @@ class Point:
             return real(lingering, *arguments, returns=returns)
 
         self.patch.setattr(work, "remote", remote)
-        self.given = given
         self.dispatching.start(painting)
 
     def in_fetch(self) -> None:
-        self._lingers("fetch_image", {**INPUT, "referenceImages": ["http://127.0.0.1:9/a.png"]})
+        self._lingers("fetch_image")
 
     def in_encode(self) -> None:
         self._lingers("encode_picture")
@@ -153,12 +151,13 @@ async def test_a_cancel_ends_the_job_once_at_no_cost(
     twice: bool,
 ) -> None:
     point = Point(dispatching, database, monkeypatch)
+    job = await submitted(
+        database, POOL, {**INPUT, "referenceImages": ["http://127.0.0.1:9/a.png"] * (place is Point.in_fetch)}
+    )
     if place is Point.between_segments:
         await database.execute("INSERT INTO pool (name, slots, paused) VALUES ($1, 5, true)", OTHER_POOL)
-    place(point)
-    job = await submitted(database, POOL, point.given)
-    if place is Point.between_segments:
         await database.execute("UPDATE job SET pools = $2 WHERE id = $1", job.id, [POOL, OTHER_POOL])
+    place(point)
     async with asyncio.timeout(60):
         await point.reached.wait()
     cancels = [Jobs(database).cancel(job.account_id, job.id) for _ in range(1 + twice)]

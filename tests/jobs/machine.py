@@ -126,8 +126,13 @@ class Machine(RuleBasedStateMachine):
         elif job.segment + 1 < len(job.chain):
             self._agree(SegmentEnd(token))
 
-    @rule(number=numbers, state=st.sampled_from(("succeeded", "failed", "cancelled")), again=st.booleans())
-    def come_too_late(self, number: int, state: str, again: bool) -> None:
+    @rule(
+        number=numbers,
+        state=st.sampled_from(("succeeded", "failed", "cancelled")),
+        again=st.booleans(),
+        back=st.booleans(),
+    )
+    def come_too_late(self, number: int, state: str, again: bool, back: bool) -> None:
         """A worker goes on after its job was given to another, or cancelled."""
         leased = self._leased()
         if not leased:
@@ -139,7 +144,7 @@ class Machine(RuleBasedStateMachine):
         else:
             self._agree(Cancel(token.job))
         self._agree(ProgressMade(token))
-        self._agree(Settle(token, state))
+        self._agree(HandBack(token, True) if back else Settle(token, state))
 
     @rule(what=st.sampled_from((Beat, Silence, Close, Opened, CancelDue, StartTimeout)), number=numbers)
     def watch(self, what: Any, number: int) -> None:

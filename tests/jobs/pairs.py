@@ -144,7 +144,7 @@ async def at_once(scene: Scene, first: Operation, second: Operation, gate: str) 
         two = asyncio.create_task(scene.perform(second))
         await _waits(admin, two, 0 if one.done() else 1)
     try:
-        answers = await asyncio.wait_for(asyncio.gather(one, two), _PATIENCE_SECONDS)
+        answers = list(await asyncio.wait_for(asyncio.gather(one, two), _PATIENCE_SECONDS))
     except asyncpg.DeadlockDetectedError as deadlock:
         await asyncio.gather(one, two, return_exceptions=True)
         raise Wrong(f"{first} and {second} waited for each other at {gate}") from deadlock
