@@ -30,6 +30,7 @@ test: $(VENV)/.ready-dev ## all tests (ARGS="tests/jobs -k claim" for some)
 
 chaos: $(VENV)/.ready-dev ## kills parts of a running stack and checks that nothing is lost; out/chaos/report.json
 	@$(BIN)/python -m pytest tests/chaos -p tests.chaos.report $(ARGS)
+	@KILLATAMATA_MODEL_EXAMPLES=500 $(BIN)/python -m pytest -o timeout=1800 tests/jobs/test_model.py tests/jobs/test_interleavings.py
 
 bench: $(VENV)/.ready-bench ## ratios measured side by side; benchmarks/RESULTS.md (ARGS="submit_http hold_race" for some)
 	@$(BIN)/python -m benchmarks.run $(ARGS)
@@ -43,6 +44,7 @@ lint: $(VENV)/.ready-dev ## format, lint, types, architecture, house rules
 	@$(BIN)/python scripts/check_names.py
 	@$(BIN)/python scripts/check_house.py
 	@$(BIN)/python scripts/task_docs.py --check
+	@$(BIN)/python scripts/state_table.py --check
 
 lock: $(VENV)/.ready-dev ## requirements/*.lock from what is installed in .venv
 	@$(BIN)/python scripts/lock.py

@@ -37,7 +37,8 @@ from core.errors import (
     StorageUnavailable,
     TaskUnavailable,
 )
-from jobs.models import Accepted, Job, State, Submission
+from jobs.models import Accepted, Job, Submission
+from jobs.states import State
 from tasks.fields import Text
 from tasks.registry import TASKS
 from tasks.registry import task as task_named

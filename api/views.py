@@ -17,7 +17,8 @@ from api.services import Services
 from core.clock import now
 from core.ids import encode
 from core.money import usd
-from jobs.models import FINAL, Accepted, Job, State
+from jobs.models import Accepted, Job
+from jobs.states import FINAL, State
 
 _MEDIA_FIELD = re.compile(r"(?:image|audio|video)(?:url)?s?$", re.IGNORECASE)
 

@@ -17,7 +17,8 @@ from uuid import UUID
 from accounts.keys import REVOKED_CHANNEL, Keys
 from core.database import UNAVAILABLE, Database
 from core.log import logger
-from jobs.models import FINAL, Job
+from jobs.models import Job
+from jobs.states import FINAL
 from jobs.wakeup import EVENT_CHANNEL
 
 POLL_SECONDS = 1.0

@@ -7,21 +7,10 @@ from datetime import datetime
 from typing import Any, Literal
 from uuid import UUID
 
+from jobs.states import State
 from pricing.quotes import Quote
 
-State = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 Priority = Literal["interactive", "standard", "batch"]
-
-FINAL: frozenset[State] = frozenset({"succeeded", "failed", "cancelled"})
-
-TRANSITIONS: dict[State, frozenset[State]] = {
-    "queued": frozenset({"running", "failed", "cancelled"}),
-    "running": frozenset({"queued", "succeeded", "failed", "cancelled"}),
-    "succeeded": frozenset(),
-    "failed": frozenset(),
-    "cancelled": frozenset(),
-}
-"""The state table; the database refuses every other change (`job_transition`)."""
 
 CLASSES: dict[Priority, int] = {"interactive": 1, "standard": 2, "batch": 3}
 

@@ -24,7 +24,8 @@ from core.errors import (
 )
 from core.ids import uuid7
 from core.money import usd
-from jobs.models import CLASSES, Accepted, Attempt, Job, Stage, State, Submission
+from jobs.models import CLASSES, Accepted, Attempt, Job, Stage, Submission
+from jobs.states import State
 
 ROUTE = "POST /media/jobs"
 CANCEL_PAUSE = timedelta(minutes=10)

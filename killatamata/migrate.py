@@ -24,6 +24,7 @@ from core.errors import OperatorError
 FUNCTIONS = (
     ("billing", "ledger.sql"),
     ("accounts", "idempotency.sql"),
+    ("jobs", "states.sql"),
     ("jobs", "queue.sql"),
     ("jobs", "jobs.sql"),
     ("jobs", "operator.sql"),

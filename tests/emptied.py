@@ -11,7 +11,7 @@ from core.database import Database, patiently
 from killatamata.embedded_postgres import EmbeddedPostgres
 from tests.conftest import sibling
 
-_EMPTY = """
+EMPTY = """
 SET LOCAL session_replication_role = replica;
 DO $$ DECLARE name text; BEGIN
   FOR name IN SELECT tablename FROM pg_tables
@@ -41,7 +41,7 @@ async def database(kept: Database) -> Database:
 
     async def empty() -> None:
         async with kept.transaction() as connection:
-            await connection.execute(_EMPTY)
+            await connection.execute(EMPTY)
 
     await patiently(empty)
     return kept

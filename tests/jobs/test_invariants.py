@@ -35,5 +35,6 @@ async def test_a_planted_break_is_seen(database: Database, plant: str, name: str
         await world.submit(account)
     assert await broken(database) == []
     async with database.transaction() as connection:
-        await connection.execute(plant)
+        # Past the triggers, which refuse some of these.
+        await connection.execute(f"SET LOCAL session_replication_role = replica; {plant}")
     assert any(name in rule for rule in await broken(database))

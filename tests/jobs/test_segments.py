@@ -172,3 +172,12 @@ async def test_cancels_and_claims_while_segments_end_do_not_wait_for_each_other(
         for row in await world.database.fetch("SELECT id, fence FROM job WHERE state = 'running'"):
             await world.database.execute("SELECT hand_back($1, $2, 'stopped', false)", row["id"], row["fence"])
         assert await world.counts("queue") == [0]
+
+
+async def test_a_stage_that_is_open_ends_with_its_segment(world: World) -> None:
+    job = await world.submit(await world.account(), pools=("gpu", "cpu"))
+    lease = await world.claim_one()
+    await world.leases.stage_begin(lease, "model")
+    assert await world.leases.segment_end(lease, {}) == "queued"
+    (stage,) = (await world.reread(job)).stages
+    assert stage.ended_at is not None
