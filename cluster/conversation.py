@@ -23,7 +23,8 @@ from ray.serve.exceptions import RayServeException
 
 from core.clock import now
 from core.log import logger
-from deployments.messages import Call, End, Faulted, Finished, Halted, Message, Progress, Started
+from deployments.messages import Call, End, Faulted, Finished, Halted, Message, Progress, Started, Unstored
+from storage import StoreUnavailable
 
 log = logger(__name__)
 
@@ -93,6 +94,7 @@ class Conversation:
             EngineFailed: the engine reported a fault.
             NoReplica: none began the call in time, or it died before it did.
             RayActorError: the replica died under the call.
+            StoreUnavailable: the store did not take the result, or give what it is made of.
         """
         try:
             return await self._listen((await _handle(self._pool)).remote(call), on_progress, on_preview)
@@ -183,6 +185,8 @@ class Conversation:
                 raise JobStopped(end.step, end.gpu_released_at)
             case Faulted():
                 raise EngineFailed(end.code, end.message, recycle=end.recycle)
+            case Unstored():
+                raise StoreUnavailable(end.reason, end.advice)
 
 
 _handles: dict[str, Any] = {}

@@ -208,7 +208,7 @@ class Dispatcher:
             self._unanswered += 1
             raise
         self._unanswered = 0
-        return found
+        return {**found, fleet.CPU: self._settings.cpu_slots}
 
     async def _claim_all(self, session: int) -> None:
         for pool in await pools.names(self._database):
@@ -265,7 +265,7 @@ class Dispatcher:
             outcome = Outcome(stopped_at_step=stop.step, gpu_released_at=stop.gpu_released_at)
             return partial(leases.settle, lease, "cancelled", outcome)
         except (MediaError, FetchFailed) as fault:
-            failure = Failure(fault.code, str(fault), retryable=False)
+            failure = Failure(fault.code, str(fault), retryable=False, path=fault.path)
             return partial(leases.settle, lease, "failed", Outcome(), failure)
         except EngineFailed as fault:
             log.warning("the engine failed", job=str(lease.job_id), code=fault.code, error=str(fault))

@@ -32,6 +32,8 @@ log = logger(__name__)
 _SHIPPED = files("deployments") / "fleets"
 DISPATCHER = "dispatcher"
 REPLICA = "Replica"
+CPU = "cpu"
+"""The pool of segments that run no model; every fleet has it."""
 DRAIN_SECONDS = 60.0
 _LOOK_SECONDS = 0.2
 
@@ -126,7 +128,7 @@ async def apply(fleet: Fleet, database: Database, *, timeout_s: float = 120) -> 
     if DISPATCHER in await status():
         await leases.drain(database, DRAIN_SECONDS)
     try:
-        await pools.declare(database, fleet.pools, fleet.max_queue_seconds)
+        await pools.declare(database, fleet.pools | {CPU}, fleet.max_queue_seconds)
         await _deploy(fleet, timeout_s)
     finally:
         await leases.resume(database)
@@ -160,7 +162,7 @@ async def status() -> dict[str, ApplicationStatus]:
 
 
 async def slots() -> dict[str, int]:
-    """Running replicas of every pool."""
+    """Running replicas of every pool of models."""
     async with asyncio.timeout(5):
         found = await asyncio.to_thread(serve.status)
     return {

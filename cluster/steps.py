@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -19,23 +19,25 @@ from ray.exceptions import OutOfMemoryError, RayTaskError, WorkerCrashedError
 
 from cluster import work
 from cluster.conversation import Conversation, JobStopped, ModelResult
-from cluster.work import Decoded
+from cluster.faults import at
+from cluster.work import Decoded, Place
 from core.database import UNAVAILABLE, patiently
 from core.egress import FetchFailed
+from deployments.clips import Sink
 from deployments.messages import Call
-from jobs.artifacts import Artifacts
+from jobs.artifacts import Artifacts, job_folder
 from jobs.inputs import input_key
 from jobs.leases import Leases
 from jobs.models import Lease
 from media import preview
 from media.errors import MediaError
-from media.image import MAX_BYTES
+from media.kinds import MAX_BYTES, Kind
 from models.base import SPOILT
 from storage import StoreUnavailable
 
 _PROGRESS_SECONDS = 0.5
 _MODEL_SHARE = 0.95
-"""Share of a job's progress that its model step makes up; encoding and publishing are the rest."""
+"""Share of a job's progress that an only model step makes up; encoding and publishing are the rest."""
 
 
 class LeaseLost(Exception):
@@ -48,20 +50,21 @@ class StepFailed(Exception):
 
 @dataclass(frozen=True)
 class Fetched:
-    """A picture in Ray's object store: `pixels` refers to uint8 of shape (height, width, 3)."""
+    """The picture at `path` of the input, in Ray's object store: `pixels` refers to uint8 of shape (height, width, 3)."""
 
-    pixels: Any
+    path: str
     decoded: Decoded
+    pixels: Any
 
     @property
     def size(self) -> tuple[int, int]:
         """Its (width, height)."""
         return self.decoded.width, self.decoded.height
 
-    def adjustments(self, field: str) -> list[dict[str, Any]]:
-        """What was lost when the picture under `field` of the input was decoded."""
+    def adjustments(self) -> list[dict[str, Any]]:
+        """What was lost when it was decoded."""
         return [
-            {"field": field, "from": change.from_, "to": change.to, "reason": change.reason, "at": "run"}
+            {"field": self.path, "from": change.from_, "to": change.to, "reason": change.reason, "at": "run"}
             for change in self.decoded.changes
         ]
 
@@ -76,6 +79,11 @@ class Steps:
         self._artifacts = artifacts
         self._stop = asyncio.Event()
         self._progress_at = 0.0
+
+    @property
+    def folder(self) -> str:
+        """Where this attempt's files are stored; the keys of no other attempt begin so."""
+        return f"{job_folder(self.lease.job_id)}{self.lease.fence}"
 
     def stop(self) -> None:
         """Stop the job at the next point where it can."""
@@ -115,8 +123,8 @@ class Steps:
             if ours:
                 await patiently(lambda: self._leases.stage_end(self.lease, name, spent["gpu_seconds"]))
 
-    async def fetch(self, references: Sequence[str | Mapping[str, Any]]) -> list[Any]:
-        """References to decoded pictures (uint8, (height, width, 3)), one per URL or stored input; [] costs nothing.
+    async def fetch(self, references: Mapping[str, str | Mapping[str, Any]]) -> list[Fetched]:
+        """The pictures of the input, each given by its path in it: a URL or a stored input. Nothing costs nothing.
 
         URLs of this service are read from its store, and only what belongs to the job's account. The pixels never come
         here: give the references to a model or a step.
@@ -129,41 +137,77 @@ class Steps:
         if not references:
             return []
         async with self.stage("fetch"):
-            return [await self._picture(reference) for reference in references]
+            return [await self.picture(path, reference) for path, reference in references.items()]
 
-    async def _picture(self, reference: str | Mapping[str, Any]) -> Fetched:
-        key: str | None
-        if isinstance(reference, str):
-            url = reference
-            found = await patiently(lambda: self._artifacts.locate(self.lease.account_id, url, max_bytes=MAX_BYTES))
-            key = None if found is None else found.key
-        else:
-            key = input_key(reference["sha256"])
-        task, place = (work.fetch_image, reference) if key is None else (work.read_image, key)
-        seen, pixels = work.remote(task, place, returns=2)
+    async def picture(
+        self, path: str, reference: str | Mapping[str, Any], canvas: tuple[int, int] | None = None
+    ) -> Fetched:
+        """The picture at `path` of the input, as `fetch` gives them; within a stage of the caller's.
+
+        With a `canvas` (width, height) the pixels fill it, what stands out is cut evenly.
+
+        Raises:
+            FetchFailed, MediaError, StoreUnavailable: as `fetch`.
+        """
+        with at(path):
+            place = await self.place(reference, "image")
+            return Fetched(path, *await self._fetched(work.picture, place, canvas))
+
+    async def sound(self, path: str, reference: str | Mapping[str, Any], samples: int) -> tuple[float, Any]:
+        """The sound at `path` of the input: its seconds, and a reference to its first `samples` samples.
+
+        They are float32 of shape (2, samples) at 48 kHz, with silence behind a sound that ends before.
+
+        Raises:
+            FetchFailed, MediaError, StoreUnavailable: as `fetch`.
+        """
+        with at(path):
+            return await self._fetched(work.heard, await self.place(reference, "audio"), samples)
+
+    async def place(self, reference: str | Mapping[str, Any], kind: Kind) -> Place:
+        """Where the file lies that the input refers to, by its URL or as a stored input.
+
+        Raises:
+            FetchFailed: it is one of our URLs, and not the account's, or gone, or too large.
+            StoreUnavailable: the store fails.
+        """
+        if not isinstance(reference, str):
+            return Place(key=input_key(reference["sha256"]))
+        url, most = reference, MAX_BYTES[kind]
+        found = await patiently(lambda: self._artifacts.locate(self.lease.account_id, url, max_bytes=most))
+        return Place(url=url) if found is None else Place(key=found.key)
+
+    async def _fetched(self, task: Callable[..., Any], *arguments: Any) -> tuple[Any, Any]:
+        """What the task says of the file, and a reference to its content."""
+        seen, content = work.remote(task, *arguments, returns=2)
         try:
-            decoded = await self._finished(seen)
+            return await self._finished(seen), content
         except (MediaError, FetchFailed, StoreUnavailable, StepFailed):
             # Both objects hold the error, and Ray prints every error that nobody looks at.
-            await asyncio.gather(_awaited(pixels), return_exceptions=True)
+            await asyncio.gather(_awaited(content), return_exceptions=True)
             raise
-        return Fetched(pixels, decoded)
 
-    async def model(self, pool: str, request: Any) -> ModelResult:
-        """Run an engine's request on a replica of `pool`.
+    async def model(
+        self, pool: str, request: Any, *, sink: Sink | None = None, share: tuple[float, float] = (0.0, _MODEL_SHARE)
+    ) -> ModelResult:
+        """Run an engine's request on a replica of `pool`; a clip goes into `sink` there, and what it became comes back.
+
+        `share` is the part of the job's progress that this step makes up.
 
         Raises:
             JobStopped: the permit was lost, or a stop came before a replica took the call.
             EngineFailed: the engine reported a fault.
             NoReplica: none began the call within two minutes, or it died before it did.
             RayActorError: the replica died under the call.
+            StoreUnavailable: the store did not take the clip, or give the one it is made of.
         """
+        begin, end = share
         async with self.stage(pool) as spent:
             conversation = Conversation(pool, self._stop)
             try:
                 return await conversation.hold(
-                    Call(self.lease.job_id, self.lease.fence, request),
-                    lambda share: self._progress(share * _MODEL_SHARE),
+                    Call(self.lease.job_id, self.lease.fence, request, sink),
+                    lambda done: self._progress(begin + done * (end - begin)),
                     self._preview,
                 )
             finally:
@@ -180,6 +224,23 @@ class Steps:
         async with self.stage(name):
             return await self._task(task, *arguments)
 
+    async def course(self, function: Callable[..., Any], names: Sequence[str], *arguments: Any) -> list[Any]:
+        """Run a generator of cluster.work as one Ray task through the stages `names`; each value that it yields ends one.
+
+        Raises:
+            JobStopped, StepFailed, StoreUnavailable, FetchFailed, MediaError: as for single tasks.
+        """
+        stream = work.remote(function, *arguments, returns="streaming")
+        values = []
+        try:
+            for name in names:
+                async with self.stage(name):
+                    values.append(await self._raced(_next(stream), stream))
+        except BaseException:
+            ray.cancel(stream)
+            raise
+        return values
+
     async def publish(self, files: dict[str, tuple[Any, str]]) -> list[dict[str, Any]]:
         """Store named contents (`{"image.webp": (bytes or a reference, mime type)}`) under this attempt's own keys.
 
@@ -187,10 +248,9 @@ class Steps:
             StoreUnavailable: the store did not take them.
         """
         async with self.stage("publish"):
-            folder = f"jobs/{self.lease.job_id}/{self.lease.fence}"
             named = [(name, mime_type) for name, (_, mime_type) in files.items()]
             artifacts: list[dict[str, Any]] = await self._task(
-                work.publish, folder, named, *(content for content, _ in files.values())
+                work.publish, self.folder, named, *(content for content, _ in files.values())
             )
             return artifacts
 
@@ -199,8 +259,12 @@ class Steps:
 
     async def _finished(self, reference: Any) -> Any:
         """The object behind a task's reference, once the task has ended."""
+        return await self._raced(_awaited(reference), reference)
+
+    async def _raced(self, value: Awaitable[Any], task: Any) -> Any:
+        """`value`; `task` is cancelled when a stop, or the end of this call, comes first."""
         stop = asyncio.ensure_future(self._stop.wait())
-        result = asyncio.ensure_future(_awaited(reference))
+        result = asyncio.ensure_future(value)
         try:
             await asyncio.wait({stop, result}, return_when=asyncio.FIRST_COMPLETED)
             if result.done():
@@ -215,7 +279,7 @@ class Steps:
             raise StepFailed(str(error)) from error
         finally:
             if not result.done():
-                ray.cancel(reference)
+                ray.cancel(task)
                 result.cancel()
             stop.cancel()
 
@@ -235,3 +299,7 @@ class Steps:
 
 async def _awaited(reference: Any) -> Any:
     return await reference
+
+
+async def _next(stream: Any) -> Any:
+    return await (await anext(stream))

@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mappin
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from functools import cache
-from typing import ClassVar, Protocol, TypeAlias
+from typing import BinaryIO, ClassVar, Protocol, TypeAlias
 
 import httpcore
 import httpx
@@ -38,9 +38,13 @@ Resolver: TypeAlias = Callable[[str, int], Awaitable[Sequence[str]]]
 
 
 class FetchFailed(Exception):
-    """A user's URL could not be used; `reason` is for the user's eyes and names no address. Each cause is a class."""
+    """A user's URL could not be used; `reason` is for the user's eyes and names no address. Each cause is a class.
+
+    `path` is where the URL stands in a job's input, once somebody who knows has set it.
+    """
 
     code: ClassVar[str] = "fetch_failed"
+    path: str | None = None
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -111,6 +115,39 @@ async def fetch(
     Raises:
         FetchFailed: by class: no http(s) URL, a forbidden address, no answer in time, none at all, or not a good one.
     """
+    data = bytearray()
+    content_type, final_url = await _get(url, data.extend, max_bytes, timeout_s, allow, accept, resolver)
+    return Fetched(bytes(data), content_type, final_url)
+
+
+async def download(
+    url: str,
+    file: BinaryIO,
+    *,
+    max_bytes: int,
+    timeout_s: float,
+    allow: Sequence[Allowed] = (),
+    accept: str = "*/*",
+    resolver: Resolver = resolve,
+) -> None:
+    """GET `url` as `fetch` does, and write what comes into `file` as it comes; a failure leaves a part of it there.
+
+    Raises:
+        FetchFailed: as `fetch`.
+        OSError: the file cannot be written.
+    """
+    await _get(url, file.write, max_bytes, timeout_s, allow, accept, resolver)
+
+
+async def _get(
+    url: str,
+    take: Callable[[bytes], object],
+    max_bytes: int,
+    timeout_s: float,
+    allow: Sequence[Allowed],
+    accept: str,
+    resolver: Resolver,
+) -> tuple[str, str]:
     target = _parse(url)
     headers = httpx.Headers({"Accept": accept, "Accept-Encoding": "identity", "User-Agent": _AGENT})
     async with _way_out(timeout_s, allow, resolver) as send:
@@ -118,8 +155,8 @@ async def fetch(
             async with send("GET", target, headers) as response:
                 answer = httpx.Headers(response.headers)
                 if response.status not in _REDIRECTS or "location" not in answer:
-                    data = await _body(response, answer, max_bytes)
-                    return Fetched(data, answer.get("content-type", ""), str(target))
+                    await _body(response, answer, max_bytes, take)
+                    return answer.get("content-type", ""), str(target)
             target = _parse(answer["location"], base=target)
     raise AnswerRefused(f"The URL leads through more than {MAX_REDIRECTS} redirects; give the last address itself.")
 
@@ -209,7 +246,9 @@ async def _way_out(timeout_s: float, allow: Sequence[Allowed], resolver: Resolve
         raise Unreachable("The URL's server cannot be reached, or broke off, or has no valid certificate.") from None
 
 
-async def _body(response: httpcore.Response, headers: httpx.Headers, max_bytes: int) -> bytes:
+async def _body(
+    response: httpcore.Response, headers: httpx.Headers, max_bytes: int, take: Callable[[bytes], object]
+) -> None:
     if response.status != 200:
         raise AnswerRefused(f"The URL's server answered with status {response.status} instead of 200.")
     if headers.get("content-encoding", "").lower() not in ("", "identity"):
@@ -217,12 +256,12 @@ async def _body(response: httpcore.Response, headers: httpx.Headers, max_bytes: 
     too_large = f"The URL delivers more than {max_bytes} bytes, the most that is read."
     if int(headers.get("content-length", "0")) > max_bytes:
         raise AnswerRefused(too_large)
-    data = bytearray()
+    read = 0
     async for chunk in response.aiter_stream():
-        data += chunk
-        if len(data) > max_bytes:
+        read += len(chunk)
+        if read > max_bytes:
             raise AnswerRefused(too_large)
-    return bytes(data)
+        take(chunk)
 
 
 def _parse(text: str, base: httpx.URL | None = None) -> httpx.URL:

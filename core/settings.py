@@ -52,10 +52,14 @@ class Settings(BaseSettings):
     )
     fleet: str = Field("embedded", description="Name of a file in deployments/fleets, or a path.")
     fleet_memory_gib: Annotated[float, Field(gt=0)] = Field(
-        3, description="Host memory that the fleet's replicas may declare in all, in GiB; whoever goes beyond waits."
+        4, description="Host memory that the fleet's replicas may declare in all, in GiB; whoever goes beyond waits."
     )
     fleet_seconds: Annotated[float, Field(gt=0)] = Field(
         120, description="How long a fleet may take to come up; production weights take many minutes the first time."
+    )
+    cpu_slots: Annotated[int, Field(ge=1)] = Field(
+        max(1, (os.cpu_count() or 1) // 2),
+        description="Segments without a model (encoding, combining) that run at once in the cluster; half the cores.",
     )
     price_book: Path | None = Field(None, description="The operator's price book (TOML); absent: the built-in one.")
     log_level: Literal["debug", "info", "warning", "error"] = "info"

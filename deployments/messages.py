@@ -7,17 +7,21 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from deployments.clips import Sink
+
 
 @dataclass(frozen=True)
 class Call:
     """One segment's request to an engine, under a fence that the replica checks against the database.
 
-    Fields of `request` may hold object references, or tuples of them: the replica puts the objects in their place.
+    Fields of `request` may hold object references, or tuples of them, and stored clips: the replica puts the objects and
+    the clips in their place. An engine whose result is a clip needs a `sink` that takes it.
     """
 
     job_id: UUID
     fence: int
     request: Any
+    sink: Sink | None = None
 
 
 @dataclass(frozen=True)
@@ -68,5 +72,14 @@ class Faulted:
     recycle: bool
 
 
-Message = Started | Progress | Finished | Halted | Faulted
-End = Finished | Halted | Faulted
+@dataclass(frozen=True)
+class Unstored:
+    """The store of objects did not take or give what the call needs: nobody's fault. The fields are StoreUnavailable's."""
+
+    reason: str
+    advice: str
+    gpu_seconds: float
+
+
+Message = Started | Progress | Finished | Halted | Faulted | Unstored
+End = Finished | Halted | Faulted | Unstored

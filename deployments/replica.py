@@ -12,6 +12,7 @@ import os
 import threading
 import time
 from collections.abc import AsyncGenerator
+from contextlib import ExitStack
 from typing import Annotated, Any
 
 import asyncpg
@@ -23,14 +24,17 @@ from core.clock import now
 from core.database import UNAVAILABLE, Database
 from core.log import configure, logger
 from core.settings import Settings
+from deployments import clips
 from deployments.caps import Caps
-from deployments.messages import Call, End, Faulted, Finished, Halted, Message, Progress, Started
+from deployments.clips import Sink, StoredClip
+from deployments.messages import Call, End, Faulted, Finished, Halted, Message, Progress, Started, Unstored
 from jobs.permits import Permit
 from jobs.wakeup import STOP_CHANNEL
-from models.base import Engine, EngineFault, Stopped
+from models.base import Engine, EngineFault, OnStep, Stopped
 from models.registry import engine as make_engine
 from models.runtime import limit_memory
 from models.weights import Weights, resolve
+from storage import Store, StoreUnavailable, open_store
 
 log = logger(__name__)
 
@@ -47,7 +51,7 @@ class ReplicaArgs(BaseModel):
 
     pool: str = Field(description="The pool's name, which is the application's.")
     engine: str = Field(description="A name of models.registry.")
-    weights: str = Field(description="A reference of models.weights: tiny:…, dir:…, hf:…@revision.")
+    weights: str = Field(description="A reference of models.weights: tiny:…, dir:…, package:…, hf:…@revision.")
     device: str = Field("cpu", description="A torch device.")
     canvas_cap: int | None = Field(None, alias="canvasCap", ge=64 * 64, description="Stand-in: most pixels worked on.")
     step_cap: int | None = Field(None, alias="stepCap", ge=2, description="Stand-in: most steps.")
@@ -67,6 +71,7 @@ class Replica:
     def __init__(self, args: ReplicaArgs) -> None:
         self._args = args
         self._settings = Settings()
+        self._store = open_store(self._settings, base_url="")
         configure(self._settings.log_level, json=self._settings.log_json)
         self._caps = Caps(args.canvas_cap, args.step_cap)
         self._engine: Engine[Any, Any] = make_engine(args.engine, args.options)
@@ -195,21 +200,30 @@ class Replica:
                 raise Stopped(step)
             loop.call_soon_threadsafe(messages.put_nowait, Progress(step, total, preview))
 
-        work = loop.run_in_executor(None, self._engine.run, request, on_step)
+        work = loop.run_in_executor(None, self._make, request, call.sink, on_step)
         done, _ = await asyncio.wait({work}, timeout=deadline)
         spent = time.monotonic() - started
         if not done:
             return Faulted("deadline", f"the engine exceeded its deadline of {deadline:.0f} s", spent, recycle=True)
         try:
-            result = work.result()
+            result, details = work.result()
         except Stopped as halt:
             return Halted(halt.step, spent, now())
         except EngineFault as fault:
             return Faulted(fault.code, str(fault), spent, fault.recycle)
+        except StoreUnavailable as error:
+            return Unstored(error.reason, error.advice, spent)
         except Exception as error:
             log.exception("the engine failed", job=str(call.job_id))
             return Faulted("engine_error", f"{type(error).__name__} in the engine", spent, recycle=False)
-        return Finished(ray.put(result), spent, result.details)
+        return Finished(ray.put(result), spent, details)
+
+    def _make(self, request: Any, sink: Sink | None, on_step: OnStep) -> tuple[Any, dict[str, Any]]:
+        """The result, or what became of the clip that it is; and its details, complete only now."""
+        with ExitStack() as stack:
+            result = self._engine.run(with_clips(request, self._store, stack), on_step)
+            made = result if sink is None else clips.take(sink, result, self._store)
+            return made, result.details
 
 
 def _weights(reference: str, engine: Engine[Any, Any], settings: Settings) -> Weights:
@@ -233,4 +247,19 @@ async def with_objects(request: Any) -> Any:
             changes[each.name] = await value
         elif isinstance(value, tuple) and any(isinstance(item, ray.ObjectRef) for item in value):
             changes[each.name] = tuple([await item if isinstance(item, ray.ObjectRef) else item for item in value])
+    return dataclasses.replace(request, **changes) if changes else request
+
+
+def with_clips(request: Any, store: Store, stack: ExitStack) -> Any:
+    """`request` with clips in place of the stored ones that its fields hold, open until `stack` ends.
+
+    Raises:
+        MissingObject: one is not in the store.
+        StoreUnavailable: the store fails.
+    """
+    changes = {
+        each.name: stack.enter_context(clips.opened(value, store))
+        for each in dataclasses.fields(request)
+        if isinstance(value := getattr(request, each.name), StoredClip)
+    }
     return dataclasses.replace(request, **changes) if changes else request

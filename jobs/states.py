@@ -60,7 +60,7 @@ JOB = Machine(
 QUEUE = Machine(
     "queue",
     "state",
-    _named("parked", "ready", "leased"),
+    _named("parked", "ready", "leased", "quarantined"),
     {
         (NOTHING, "parked"): "`flow_join`, the account's concurrency is used up",
         (NOTHING, "ready"): "`flow_join`",
@@ -70,6 +70,11 @@ QUEUE = Machine(
         ("parked", NOTHING): "`flow_leave`",
         ("ready", NOTHING): "`flow_leave`",
         ("leased", NOTHING): "`flow_leave`",
+        ("ready", "quarantined"): "`job_quarantine`",
+        ("parked", "quarantined"): "`job_quarantine`",
+        ("quarantined", "ready"): "`job_release`, `job_requeue`",
+        ("quarantined", "parked"): "`job_release`, `job_requeue`",
+        ("quarantined", NOTHING): "`flow_leave`",
     },
 )
 ATTEMPT = Machine(

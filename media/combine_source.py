@@ -89,7 +89,12 @@ class Source:
 
 def named(index: int, says: str) -> str:
     """A message about clip `index` that names its field."""
-    return f"videoUrls[{index}]: {says}"
+    return f"{place(index)}: {says}"
+
+
+def place(index: int) -> str:
+    """Where clip `index` stands in a job's input."""
+    return f"videoUrls[{index}]"
 
 
 @contextmanager
@@ -101,17 +106,20 @@ def opened(path: Path, demuxer: str) -> Iterator[InputContainer]:
 
 @contextmanager
 def blamed(index: int) -> Iterator[None]:
-    """Names clip `index` in whatever its decoding raises.
+    """Says of whatever its decoding raises that it is clip `index`.
 
     Raises:
         InvalidMedia: the libraries could not read it.
     """
     try:
         yield
-    except MediaError:
+    except MediaError as problem:
+        problem.path = place(index)
         raise
     except av.FFmpegError as problem:
-        raise InvalidMedia(named(index, f"the clip is broken ({problem.strerror}); send it whole.")) from problem
+        broken = InvalidMedia(named(index, f"the clip is broken ({problem.strerror}); send it whole."))
+        broken.path = place(index)
+        raise broken from problem
 
 
 def picture_of(container: InputContainer) -> VideoStream:
@@ -137,16 +145,16 @@ def source(path: Path, index: int) -> Source:
         MediaTooLong: it lasts longer than `MAX_CLIP_SECONDS`.
         UnsupportedMedia: it is neither MP4 nor WebM, or what is in it cannot be decoded.
     """
-    size = path.stat().st_size
-    if not size:
-        raise InvalidMedia(named(index, "the file is empty; send the whole clip."))
-    if size > MAX_BYTES["video"]:
-        raise InvalidMedia(named(index, f"the file has {size} bytes; send at most {MAX_BYTES['video']}."))
-    with path.open("rb") as file:
-        demuxer = _DEMUXERS.get(sniff(file.read(64), "video") or "")
-    if demuxer is None:
-        raise UnsupportedMedia(named(index, f"the file is not {NAMES['video']}; send one that is."))
     with blamed(index):
+        size = path.stat().st_size
+        if not size:
+            raise InvalidMedia(named(index, "the file is empty; send the whole clip."))
+        if size > MAX_BYTES["video"]:
+            raise InvalidMedia(named(index, f"the file has {size} bytes; send at most {MAX_BYTES['video']}."))
+        with path.open("rb") as file:
+            demuxer = _DEMUXERS.get(sniff(file.read(64), "video") or "")
+        if demuxer is None:
+            raise UnsupportedMedia(named(index, f"the file is not {NAMES['video']}; send one that is."))
         try:
             if is_cut_off(path):
                 raise InvalidMedia("the file is cut off; send it whole.")

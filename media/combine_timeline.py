@@ -14,7 +14,7 @@ from math import ceil
 
 from core.money import round_half_up
 from media.clip import SAMPLE_RATE, sound_samples
-from media.combine_source import Source, named
+from media.combine_source import Source, named, place
 from media.errors import OverlapTooLong
 
 _HALF = Fraction(1, 2)
@@ -59,13 +59,15 @@ def timeline(sources: Sequence[Source], cut: Fraction, fps: Fraction) -> tuple[P
     cuts = [Fraction(0), *[cut] * (len(sources) - 1)]
     for source, its_cut in zip(sources, cuts, strict=True):
         if its_cut and its_cut >= source.length:
-            raise OverlapTooLong(
+            too_long = OverlapTooLong(
                 named(
                     source.index,
                     f"the clip lasts {float(source.length):.3f} s, and {float(its_cut):.3f} s are to be cut from its head; "
                     "send a longer clip or fewer overlapFrames.",
                 )
             )
+            too_long.path = place(source.index)
+            raise too_long
         begins.append(begins[-1] + source.length - its_cut)
     slots = [ceil(begin * fps - _HALF) for begin in begins]
     slots[-1] = max(slots[-1], 1)

@@ -6,9 +6,13 @@ from typing import ClassVar
 
 
 class MediaError(Exception):
-    """A file that cannot be used. `code` is the failure code of a job that was given it."""
+    """A file that cannot be used. `code` is the failure code of a job that was given it.
+
+    `path` is where the file stands in the job's input, once somebody who knows has set it.
+    """
 
     code: ClassVar[str]
+    path: str | None = None
 
 
 class InvalidMedia(MediaError):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
-from PIL import Image, ImageCms, PngImagePlugin, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageOps, PngImagePlugin, UnidentifiedImageError
 
 from media import kinds
 from media.errors import InvalidMedia, UnsupportedMedia
@@ -87,6 +87,17 @@ def encode(
     return file.getvalue()
 
 
+def lossless(pixels: npt.NDArray[np.uint8]) -> bytes:
+    """`pixels`, uint8 sRGB of shape (height, width, 3), as a WebP that gives back just these.
+
+    Raises:
+        ValueError: the array has no such shape.
+    """
+    file = io.BytesIO()
+    scaled(pixels).save(file, "WEBP", lossless=True, quality=50, method=2)
+    return file.getvalue()
+
+
 def scaled(pixels: npt.NDArray[np.uint8], size: tuple[int, int] | None = None) -> Image.Image:
     """`pixels`, uint8 sRGB of shape (height, width, 3), as an image of `size` (width, height), by default its own.
 
@@ -101,6 +112,19 @@ def scaled(pixels: npt.NDArray[np.uint8], size: tuple[int, int] | None = None) -
     if min(size) < 1:
         raise ValueError(f"size {size}: both sides must be positive")
     return image.resize(size, Image.Resampling.LANCZOS)
+
+
+def cover(pixels: npt.NDArray[np.uint8], size: tuple[int, int]) -> npt.NDArray[np.uint8]:
+    """`pixels`, uint8 of shape (height, width, 3), filling `size` (width, height): what stands out is cut evenly.
+
+    Cut first, to the aspect of `size`, then scaled (Lanczos): no side is stretched by more than the rounding of a pixel.
+    """
+    import numpy as np
+
+    image = scaled(pixels)
+    if image.size == size:
+        return pixels
+    return np.asarray(ImageOps.fit(image, size, Image.Resampling.LANCZOS))
 
 
 def _tags(format: Format, xmp: bytes | None) -> dict[str, Any]:  # noqa: A002

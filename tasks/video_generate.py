@@ -20,6 +20,8 @@ MIN_FRAMES, MAX_FRAMES = 9, 601
 MAX_OVERLAP_FRAMES = 33
 DEFAULT_SECONDS = 6
 MIN_INTERPOLATION_FPS = 30
+STEPS = 30
+"""Denoising steps of the undistilled model; a distilled one takes its own few."""
 JPEG_OVERLAP_FRAMES = "jpeg_overlap_frames"
 """The warning: JPEG's blocks come back in every continuation of a clip."""
 
@@ -170,8 +172,8 @@ class VideoGenerate(Task[VideoGenerateInput]):
         return effective
 
     def pools(self, effective_input: Mapping[str, Any]) -> tuple[str, ...]:
-        """The video engine, and the interpolation unless it is off."""
-        return ("ltx-video", "rife") if effective_input["interpolationFps"] else ("ltx-video",)
+        """The video engine, then the interpolation, which also encodes; when it is off, a CPU encodes."""
+        return ("ltx-video", "rife" if effective_input["interpolationFps"] else "cpu")
 
     def prior_seconds(self, effective_input: Mapping[str, Any]) -> float:
         """By megapixel-frames: LTX-2, 768×512×121 in 8 steps, takes 9.5 s on one H100 (sglang issue 23137).

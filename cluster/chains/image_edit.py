@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from cluster.chains.pictures import decoding, delivered
+from cluster.chains.pictures import decoding, delivered, listed
 from cluster.seeds import seed_of
 from cluster.steps import Steps
 from jobs.leases import Outcome
@@ -19,14 +19,13 @@ async def edit(steps: Steps) -> Outcome:
     """The only segment. The source, where there is one, is the model's Picture 1; the references follow it."""
     given = steps.input
     source = given["sourceImage"]
-    pictures = await steps.fetch([*([] if source is None else [source]), *given["referenceImages"]])
+    sources = {} if source is None else {"sourceImage": source}
+    pictures = await steps.fetch({**sources, **listed("referenceImages", given["referenceImages"])})
     width = height = DEFAULT_SIDE
     seed, adjustments = await seed_of(steps)
-    references = pictures if source is None else pictures[1:]
-    adjustments += decoding(references)
+    adjustments += decoding(pictures)
     if source is not None:
         width, height = edit_canvas(*pictures[0].size)
-        adjustments += pictures[0].adjustments("sourceImage")
         adjustments += _followed(pictures[0].size, (width, height))
     (pool,) = TASKS[steps.lease.task].pools(given)
     request = ImageRequest(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cluster.chains.pictures import decoding, delivered
+from cluster.chains.pictures import decoding, delivered, listed
 from cluster.seeds import seed_of
 from cluster.steps import Steps
 from jobs.leases import Outcome
@@ -14,7 +14,7 @@ from tasks.registry import TASKS
 async def generate(steps: Steps) -> Outcome:
     """The only segment."""
     given = steps.input
-    references = await steps.fetch(given["referenceImages"])
+    references = await steps.fetch(listed("referenceImages", given["referenceImages"]))
     seed, adjustments = await seed_of(steps)
     (pool,) = TASKS[steps.lease.task].pools(given)
     request = ImageRequest(

@@ -1,8 +1,8 @@
-"""What the chains of pictures share: what was lost of those that came, and the end: encode, publish, report."""
+"""What the chains of pictures share: those that came and what was lost of them; the end: encode, publish, report."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from cluster import work
@@ -15,9 +15,14 @@ from media.provenance import Recipe
 from tasks.registry import TASKS
 
 
-def decoding(references: Sequence[Fetched], field: str = "referenceImages") -> list[dict[str, Any]]:
-    """Adjustments for what was lost when the pictures of the list `field` were decoded."""
-    return [change for index, each in enumerate(references) for change in each.adjustments(f"{field}[{index}]")]
+def listed(field: str, references: Sequence[Any]) -> dict[str, Any]:
+    """What the list `field` of the input holds, by its path."""
+    return {f"{field}[{index}]": each for index, each in enumerate(references)}
+
+
+def decoding(pictures: Iterable[Fetched]) -> list[dict[str, Any]]:
+    """Adjustments for what was lost when the pictures were decoded."""
+    return [change for each in pictures for change in each.adjustments()]
 
 
 async def delivered(

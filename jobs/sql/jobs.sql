@@ -319,7 +319,8 @@ BEGIN
     RAISE 'job % ends with segment %', p_job, v_job.segment USING ERRCODE = 'KT906';
   END IF;
   PERFORM flow_move(p_job, v_pool);
-  UPDATE attempt SET ended_at = clock_timestamp(), outcome = 'segment_ended' WHERE job_id = p_job AND ended_at IS NULL;
+  UPDATE attempt SET ended_at = clock_timestamp(), outcome = 'segment_ended', replica = p_checkpoint ->> 'replica'
+    WHERE job_id = p_job AND ended_at IS NULL;
   UPDATE stage SET ended_at = clock_timestamp() WHERE job_id = p_job AND ended_at IS NULL;
   UPDATE job SET state = 'queued', session_id = NULL, fence = fence + 1, segment = segment + 1, attempts = 0,
       checkpoint = p_checkpoint WHERE id = p_job;

@@ -29,7 +29,7 @@ CREATE OR REPLACE TRIGGER queue_first_state BEFORE INSERT ON queue
 
 CREATE OR REPLACE FUNCTION queue_transition() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-  IF OLD.state || ' > ' || NEW.state <> ALL ('{parked > ready, ready > leased, leased > ready}') THEN
+  IF OLD.state || ' > ' || NEW.state <> ALL ('{parked > ready, ready > leased, leased > ready, ready > quarantined, parked > quarantined, quarantined > ready, quarantined > parked}') THEN
     RAISE 'queue has no way from % to %', OLD.state, NEW.state USING ERRCODE = 'KT902';
   END IF;
   RETURN NEW;

@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import pytest
 
+from tests.cluster.serving_files import files
 from tests.ray_fixture import cluster_database, cluster_settings, cluster_url, in_cluster, ray_cluster
 
-__all__ = ["cluster_database", "cluster_settings", "cluster_url", "in_cluster", "ray_cluster"]
+__all__ = ["cluster_database", "cluster_settings", "cluster_url", "files", "in_cluster", "ray_cluster"]
 
 
 @pytest.fixture(autouse=True)

@@ -197,7 +197,7 @@ async def test_a_fleet_that_needs_more_memory_than_is_granted_is_refused_before_
     ray_cluster: None, cluster_database: Database
 ) -> None:
     before = await fleet.status()
-    with pytest.raises(BadFleet, match=r"declares 59\.6 GiB.*granted 3\.0; set KILLATAMATA_FLEET_MEMORY_GIB"):
+    with pytest.raises(BadFleet, match=r"declares 59\.6 GiB.*granted 4\.0; set KILLATAMATA_FLEET_MEMORY_GIB"):
         await fleet.apply(fleet.load("single-gpu"), cluster_database)
     assert await fleet.status() == before
 

@@ -22,6 +22,7 @@ import ray
 from PIL import Image
 
 from cluster import work
+from cluster.chains.pictures import listed
 from cluster.conversation import EngineFailed, JobStopped
 from cluster.steps import LeaseLost, StepFailed, Steps
 from core.clock import now
@@ -122,7 +123,7 @@ async def test_references_are_fetched_from_urls_and_from_the_store_in_order(
     digest = hashlib.sha256(green).hexdigest()
     store.put(f"in/{digest}", green, "image/png")
     stored = {"sha256": digest, "mimeType": "image/png", "bytes": len(green)}
-    found = await under.fetch([f"{web}/red.png", stored, f"{web}/blue.png"])
+    found = await under.fetch(listed("referenceImages", [f"{web}/red.png", stored, f"{web}/blue.png"]))
     assert all(isinstance(each.pixels, ray.ObjectRef) for each in found), "no pixels pass through this process"
     assert [each.size for each in found] == [(24, 16)] * 3
     pictures = [await each.pixels for each in found]
@@ -156,11 +157,11 @@ async def test_an_own_output_is_read_from_the_store_and_never_over_the_network(
     under: Steps, cluster_database: Database, store: Store
 ) -> None:
     url = await finished_before(cluster_database, under.lease, store)
-    (found,) = await under.fetch([url])
+    (found,) = await under.fetch(listed("referenceImages", [url]))
     assert tuple(int(part) for part in (await found.pixels)[0, 0]) == (1, 2, 3)
     await cluster_database.execute("UPDATE job SET outputs_deleted_at = clock_timestamp() WHERE outputs <> '[]'")
     with pytest.raises(FileGone):
-        await under.fetch([url])
+        await under.fetch(listed("referenceImages", [url]))
 
 
 async def test_another_accounts_output_is_not_there(under: Steps, cluster_database: Database, store: Store) -> None:
@@ -168,17 +169,17 @@ async def test_another_accounts_output_is_not_there(under: Steps, cluster_databa
         theirs = await leased(cluster_database, number, new_pool())
     url = await finished_before(cluster_database, theirs, store)
     with pytest.raises(NoSuchFile) as refused:
-        await under.fetch([url])
+        await under.fetch(listed("referenceImages", [url]))
     assert refused.value.code == "fetch_failed"
 
 
 async def test_a_stored_input_that_is_lost_is_our_fault(under: Steps) -> None:
     with pytest.raises(StepFailed, match="no object is stored"):
-        await under.fetch([{"sha256": "0" * 64, "mimeType": "image/png", "bytes": 1}])
+        await under.fetch(listed("referenceImages", [{"sha256": "0" * 64, "mimeType": "image/png", "bytes": 1}]))
 
 
 async def test_nothing_to_fetch_is_no_step(under: Steps, cluster_database: Database) -> None:
-    assert await under.fetch([]) == []
+    assert await under.fetch(listed("referenceImages", [])) == []
     assert (await job_of(cluster_database, under.lease)).stages == []
 
 
@@ -193,19 +194,19 @@ async def test_the_callers_faults_come_through_as_they_are(
     under: Steps, web: str, path: str, error: type[Exception], text: str
 ) -> None:
     with pytest.raises(error) as raised:
-        await under.fetch([web + path])
+        await under.fetch(listed("referenceImages", [web + path]))
     assert type(raised.value) is error
     assert str(raised.value) == text, "a worker's traceback is nothing for a caller"
 
 
 async def test_a_broken_picture_is_the_callers_fault_too(under: Steps, web: str) -> None:
     with pytest.raises(InvalidMedia, match="broken or cut off"):
-        await under.fetch([f"{web}/cut.png"])
+        await under.fetch(listed("referenceImages", [f"{web}/cut.png"]))
 
 
 async def test_a_private_address_that_nobody_allowed_is_not_fetched(under: Steps) -> None:
     with pytest.raises(FetchFailed, match="no public address"):
-        await under.fetch(["http://10.0.0.1/picture.png"])
+        await under.fetch(listed("referenceImages", ["http://10.0.0.1/picture.png"]))
 
 
 async def test_an_image_is_encoded_published_and_hashed(

@@ -183,7 +183,7 @@ def test_jpeg_overlap_frames_are_accepted_with_a_warning(frame: Any, warned: boo
 def test_interpolation_may_be_off() -> None:
     task = TASKS[TASK]
     off, on = prepare(TASK, interpolationFps=0).effective_input, prepare(TASK).effective_input
-    assert task.pools(off) == ("ltx-video",)
+    assert task.pools(off) == ("ltx-video", "cpu")
     assert task.pools(on) == ("ltx-video", "rife")
     assert task.prior_seconds(off) < task.prior_seconds(on) < task.prior_seconds({**on, "extremeQuality": True})
 
