@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 from cyclopts import App
@@ -13,11 +15,11 @@ from rich.markup import escape
 
 from core.errors import ApiError, OperatorError
 from core.settings import PREFIX, Settings
-from killatamata import cli_jobs, cli_operator, cli_pools, cli_stuck, show
+from killatamata import cli_extend, cli_jobs, cli_operator, cli_pools, cli_stuck, show
 from killatamata.command import interruptible
 
 app = App(name="killatamata", help="An open media-generation service on Ray.")
-for command in (cli_jobs.submit, cli_jobs.quote, cli_jobs.receipt, cli_pools.audit):
+for command in (cli_jobs.submit, cli_jobs.quote, cli_jobs.receipt, cli_extend.extend, cli_pools.audit):
     app.command(command)
 for operators in cli_stuck.COMMANDS:
     cli_jobs.jobs.command(operators, group=cli_stuck.GROUP)
@@ -87,11 +89,20 @@ def demo(*, tasks: str = "all", out: Path = Path("out/demo")) -> int:
         for job in summary["jobs"]:
             for file in job["files"]:
                 note = " (stand-in weights: random, so the picture is noise)" if job["standIn"] else ""
-                show.console.print(f"[bold]{file['path']}[/bold]  {file['bytes']} bytes, {job['seconds']} s{note}")
+                show.console.print(f"[bold]{file['path']}[/bold]  {_measures(file)}{job['seconds']} s{note}")
         show.console.print(f"{out / 'summary.json'} has it all for programs.")
         return 0
 
     return interruptible(show_off)
+
+
+def _measures(file: Mapping[str, Any]) -> str:
+    if "frames" in file:
+        size = f"{file['width']}x{file['height']}"
+        return (
+            f"{file['frames']} frames of {size} at {file['fps']:g} a second = {file['durationSeconds']:g} s; made in "
+        )
+    return f"{file['bytes']} bytes, "
 
 
 @app.command

@@ -96,7 +96,7 @@ def submit(
     key = idempotency_key or secrets.token_hex(16)
 
     async def send(settings: Settings) -> int:
-        async with _api(settings, as_json) as api:
+        async with api_of(settings, as_json) as api:
             try:
                 body = await inputs.complete(given, api, key)
                 accepted = await api.submit(task, body, idempotency_key=key, strict=ask.strict, **options)
@@ -106,8 +106,8 @@ def submit(
                 raise
             job_id, price = accepted["jobId"], accepted["billing"]["amountUsd"]
             if wait:
-                job = await _watched(api, job_id, f"{task} ${price}")
-                return await _ended(api, job, out, as_json)
+                job = await watched(api, job_id, f"{task} ${price}")
+                return await ended(api, job, out, as_json)
             if as_json:
                 print(json.dumps(accepted, indent=2))
             else:
@@ -146,7 +146,7 @@ def quote(
     given = inputs.read(task, ask.input, ask.file)
 
     async def price(settings: Settings) -> int:
-        async with _api(settings, as_json) as api:
+        async with api_of(settings, as_json) as api:
             body = await inputs.complete(given, api, secrets.token_hex(16))
             made = await api.quote(task, body, strict=ask.strict, **ask.options())
         if as_json:
@@ -175,7 +175,7 @@ def receipt(job_id: str, *, as_json: AsJson = False) -> int:
     """
 
     async def read(settings: Settings) -> int:
-        async with _api(settings, as_json) as api:
+        async with api_of(settings, as_json) as api:
             found = await api.receipt(job_id)
         if as_json:
             print(json.dumps(found, indent=2))
@@ -214,7 +214,7 @@ def jobs_list(
     """
 
     async def read(settings: Settings) -> int:
-        async with _api(settings, as_json) as api:
+        async with api_of(settings, as_json) as api:
             page = await api.jobs(every=all_pages, status=status, task=task, limit=limit)
         if as_json:
             print(json.dumps(page, indent=2))
@@ -247,7 +247,7 @@ def jobs_show(
     """
 
     async def read(settings: Settings) -> int:
-        async with _api(settings, as_json) as api:
+        async with api_of(settings, as_json) as api:
             job = await api.job(job_id, details=details)
         if as_json:
             print(json.dumps(job, indent=2))
@@ -278,7 +278,7 @@ def jobs_cancel(job_id: str, *, as_json: AsJson = False) -> int:
     """
 
     async def ask(settings: Settings) -> int:
-        async with _api(settings, as_json) as api:
+        async with api_of(settings, as_json) as api:
             job = await api.cancel(job_id)
         if as_json:
             print(json.dumps(job, indent=2))
@@ -311,14 +311,14 @@ def jobs_watch(
     """
 
     async def follow(settings: Settings) -> int:
-        async with _api(settings, as_json) as api:
-            return await _ended(api, await _watched(api, job_id, job_id), out, as_json)
+        async with api_of(settings, as_json) as api:
+            return await ended(api, await watched(api, job_id, job_id), out, as_json)
 
     return interruptible(follow)
 
 
 @asynccontextmanager
-async def _api(settings: Settings, as_json: bool) -> AsyncIterator[Client]:
+async def api_of(settings: Settings, as_json: bool) -> AsyncIterator[Client]:
     """The API; with `as_json`, what it refuses is printed as it said it."""
     base, key = endpoint(settings)
     async with Client(base, key) as api:
@@ -330,7 +330,8 @@ async def _api(settings: Settings, as_json: bool) -> AsyncIterator[Client]:
             raise
 
 
-async def _watched(api: Client, job_id: str, description: str) -> dict[str, Any]:
+async def watched(api: Client, job_id: str, description: str) -> dict[str, Any]:
+    """The job once it has ended; a bar shows how it goes."""
     try:
         with show.progress() as bars:
             return await api.finished(job_id, show.follow(bars, description))
@@ -339,7 +340,12 @@ async def _watched(api: Client, job_id: str, description: str) -> dict[str, Any]
         raise
 
 
-async def _ended(api: Client, job: dict[str, Any], out: Path | None, as_json: bool) -> int:
+async def ended(api: Client, job: dict[str, Any], out: Path | None, as_json: bool) -> int:
+    """Show a finished job, and download its outputs into `out`; the exit code.
+
+    Raises:
+        CommandFailed: the job did not succeed.
+    """
     files = [] if out is None else await demo.downloaded(api, job, out)
     if as_json:
         print(json.dumps({**job, "files": [str(path) for path in files]}, indent=2))

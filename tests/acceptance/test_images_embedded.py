@@ -6,15 +6,14 @@ import io
 import shutil
 import tempfile
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import httpx
 import pytest
 from PIL import Image
 
+from tests.acceptance.cdn import serving
 from tests.acceptance.public_examples import EXAMPLES, Example, filled
 from tests.chaos.running import RunningStack
 
@@ -22,33 +21,13 @@ pytestmark = [pytest.mark.stack, pytest.mark.timeout(600)]
 
 IMAGES = [each for each in EXAMPLES if each.task.startswith("image.")]
 CANVASES = {0: (1024, 1024), 12: (1536, 1024), 13: (800, 480), 26: (1024, 1024)}
-SOURCE = (820, 500)
 RESIDENT_BYTES = 4 * 1024**3
 
 
 @pytest.fixture(scope="module")
 def cdn() -> Iterator[str]:
-    """What stands in for cdn.example.com: a picture of `SOURCE` pixels under every name."""
-    file = io.BytesIO()
-    Image.radial_gradient("L").resize(SOURCE).convert("RGB").save(file, "JPEG")
-    content = file.getvalue()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
+    with serving() as url:
+        yield url
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from killatamata import demo
-from killatamata.demo import EXAMPLES, DemoFailed, UnknownFamily, families
+from killatamata.demo import CLIPS, FAMILIES, IMAGES, DemoFailed, UnknownFamily, families
 from killatamata.stack import Ready
 from killatamata.transport import Refused
 from tasks.registry import TASKS
@@ -42,15 +42,19 @@ class ClientDouble:
         if self.state == "refused":
             raise Refused(httpx.Response(402, json={"error": "insufficient_balance", "details": {"message": "top up"}}))
         self.submitted.append((task, given, options))
-        return {"jobId": f"job_{len(self.submitted):08}", "billing": {"amountUsd": "0.005000"}}
+        job_id = f"job_{len(self.submitted):08}"
+        return {"jobId": job_id, "task": task, "billing": {"amountUsd": "0.005000"}}
 
     async def finished(self, job_id: str, on_change: Any) -> dict[str, Any]:
         on_change({"status": "queued", "progress": 0.0})
         on_change({"status": "running", "progress": 0.5, "stage": "qwen-image"})
-        output = {"role": "primary", "mimeType": "image/jpeg", "bytes": len(PICTURE), "url": "/x"}
+        task = self.submitted[int(job_id.removeprefix("job_")) - 1][0]
+        kind = "video/mp4" if task.startswith("video") else "image/jpeg"
+        output = {"role": "primary", "mimeType": kind, "bytes": len(PICTURE), "url": "/x", "frames": None}
         return {
             "jobId": job_id,
-            "task": self.submitted[int(job_id.removeprefix("job_")) - 1][0],
+            "task": task,
+            "downloadableOutputUrls": [f"/{job_id}"],
             "status": self.state,
             "billing": {"amountMicros": 5000},
             "details": {"attempts": [{}, {}]},
@@ -76,7 +80,7 @@ async def test_no_name_that_the_api_gives_leads_out_of_the_folder(tmp_path: Path
 
 
 def test_families_are_named_one_by_one_or_all_at_once() -> None:
-    assert families("all") == tuple(EXAMPLES)
+    assert families("all") == tuple(FAMILIES)
     assert families("image") == ("image",)
     assert families(" image , image") == ("image", "image")
 
@@ -87,7 +91,7 @@ def test_a_family_that_does_not_exist_is_named_beside_those_that_do(names: str) 
         families(names)
 
 
-@pytest.mark.parametrize(("task", "given"), [example for examples in EXAMPLES.values() for example in examples])
+@pytest.mark.parametrize(("task", "given"), [*IMAGES, *CLIPS])
 def test_every_example_is_a_valid_input(task: str, given: dict[str, Any]) -> None:
     prepared = TASKS[task].prepare(given, strict=True)
     assert not prepared.seed_drawn, "a demo shows the same twice"
@@ -123,7 +127,7 @@ async def test_the_demo_leaves_its_files_and_a_summary_for_programs(
         ],
     }
     assert path.read_bytes() == PICTURE
-    assert [(task, given) for task, given, _ in api.submitted] == list(EXAMPLES["image"])
+    assert [(task, given) for task, given, _ in api.submitted] == list(IMAGES)
     assert [options for _, _, options in api.submitted] == [
         {"quoteToken": "token of image.generate"},
         {"quoteToken": "token of image.edit"},
@@ -138,6 +142,25 @@ async def test_a_failed_job_fails_the_demo_after_the_summary_was_written(
         await demo.run(READY, ("image",), tmp_path)
     for job in json.loads((tmp_path / "summary.json").read_text())["jobs"]:
         assert (job["status"], job["files"]) == ("failed", [])
+
+
+async def test_the_clips_are_extended_and_joined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    api = ClientDouble()
+    monkeypatch.setattr(demo, "Client", api)
+
+    async def extended(client: Any, clip: Path, made: Any, wish: Any, key: str, watch: Any) -> dict[str, Any]:
+        assert clip == tmp_path / f"video.generate-{made['jobId'][-8:]}.mp4"
+        assert made["jobId"] == "job_00000001"
+        job: dict[str, Any] = await watch(await client.submit("video.combine", {"extended": wish.seconds}))
+        return job
+
+    monkeypatch.setattr(demo, "extended", extended)
+    summary = await demo.run(READY, ("video",), tmp_path)
+    assert [job["task"] for job in summary["jobs"]] == ["video.generate"] * 2 + ["video.combine"] * 2
+    assert [given for _, given, _ in api.submitted[2:]] == [
+        {"extended": 1.0},
+        {"videoUrls": ["/job_00000003", "/job_00000002"]},
+    ]
 
 
 async def test_a_refused_job_is_not_swallowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
