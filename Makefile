@@ -1,7 +1,7 @@
 # The first `make demo` installs everything into .venv; later ones see that nothing changed and begin at once.
 
 PYTHON ?= python3
-TASKS ?= image
+TASKS ?= all
 ARGS ?=
 
 VENV := .venv
@@ -19,7 +19,7 @@ TORCH := $(shell sed -n 's/^\(torch==[^ ;]*\).*/\1/p' requirements/models.lock)
 help: ## this list
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
 
-demo: $(VENV)/.ready-models ## one job of each task in TASKS (comma-separated, default: image), results in out/demo
+demo: $(VENV)/.ready-models ## real jobs of the families in TASKS (image,video; default: all), results in out/demo
 	@$(BIN)/killatamata demo --tasks $(TASKS)
 
 serve: $(VENV)/.ready-models ## the whole service on this machine, until Ctrl-C
