@@ -7,9 +7,9 @@ that the caller gets. Both are drawn chunk by chunk, on the machine that makes t
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,14 +53,14 @@ class Mezzanine:
 class Film:
     """A clip is to become a file of `width` x `height` pixels and just `frames` frames, in `folder`.
 
-    `tags` are written into it.
+    `xmp` is a packet of metadata to carry.
     """
 
     folder: str
     width: int
     height: int
     frames: int
-    tags: Mapping[str, str] = field(default_factory=dict)
+    xmp: bytes | None = None
 
 
 Sink = Mezzanine | Film
@@ -111,7 +111,7 @@ def publish(film: Film, clip: Clip, store: Store) -> list[dict[str, Any]]:
             source_width=clip.width,
             source_height=clip.height,
             sound=clip.sound,
-            metadata=film.tags,
+            xmp=film.xmp,
         ) as writer:
             for chunk in counted(clip):
                 first = chunk[:1].copy() if first is None else first
@@ -130,7 +130,7 @@ def outputs(path: Path, first: npt.NDArray[np.uint8], film: Film, fps: Fraction,
     """
     from media import preview, stills, video
 
-    still = stills.poster(first, (film.width, film.height))
+    still = stills.poster(first, (film.width, film.height), xmp=film.xmp)
     small = still.preview
     file = store.put(f"{film.folder}/video.mp4", path, video.MIME_TYPE)
     poster = store.put(f"{film.folder}/poster.webp", still.content, still.mime_type)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import math
 import tempfile
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -123,20 +124,28 @@ def sampled_rate(rate: Fraction) -> int:
     raise NotExtensible(f"the clip has {float(rate):g} frames a second; say with --sampled-fps at how many it was made")
 
 
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except MediaError as error:
+        raise NotExtensible(f"{path.name}: {error}") from error
+
+
 def _seen(clip: Path) -> VideoInfo:
     from media.probe import probe
 
-    try:
+    with _told(clip):
         return probe(clip)
-    except MediaError as error:
-        raise NotExtensible(f"{clip.name}: {error}") from error
 
 
 def _last_frames(clip: Path, count: int, fps: int, folder: Path) -> list[Path]:
     from media.excerpt import last_frames
 
     paths = []
-    for index, content in enumerate(last_frames(clip, count, Fraction(fps))):
+    with _told(clip):
+        frames = last_frames(clip, count, Fraction(fps))
+    for index, content in enumerate(frames):
         paths.append(folder / f"frame-{index:02}.webp")
         paths[-1].write_bytes(content)
     return paths
@@ -151,8 +160,6 @@ def slice_of(path: Path, start: Fraction, seconds: Fraction) -> bytes:
     from media import mezzanine, sound
 
     first, count = (round(value * SAMPLE_RATE) for value in (max(start, Fraction(0)), seconds))
-    try:
+    with _told(path):
         found = sound.decode(path, max_seconds=float(start + seconds) + 1, max_bytes=MAX_BYTES["audio"], cut=True)
-    except MediaError as error:
-        raise NotExtensible(f"{path.name}: {error}") from error
     return mezzanine.flac(fitted(found[:, first:], count))

@@ -5,7 +5,6 @@ Between the two segments the clip lies in the store as the job's checkpoint: wha
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from fractions import Fraction
@@ -146,13 +145,14 @@ def _film(steps: Steps, made: Mapping[str, Any]) -> Film:
         stand_in=made["standIn"],
         seed=made["upstream"].get("seed", given["seed"]),
         input_sha256=TASKS[steps.lease.task].hash_input(given, seed_drawn=False),
+        edited=any(given[name] for name in ("startFrameImage", "finalFrameImage", "overlapFrameImages")),
     )
     return Film(
         steps.folder,
         given["width"],
         given["height"],
         video_generate.delivered_frames(given),
-        {"comment": json.dumps(recipe.as_json(), separators=(",", ":"))} if Settings().provenance else {},
+        recipe.as_xmp() if Settings().provenance else None,
     )
 
 
