@@ -44,7 +44,7 @@ async def rife_frame(_postgres: EmbeddedPostgres) -> AsyncIterator[Result]:
     torch.set_num_threads(1)
     engine = Rife()
     engine.load(weights, "cpu")
-    source = _pan(FRAMES + 1)
+    source = pan(FRAMES + 1, WIDTH, HEIGHT)
     rgb = [from_i420(torch.from_numpy(frame)).contiguous(memory_format=torch.channels_last) for frame in source]
     middle = torch.tensor([0.5])
 
@@ -68,13 +68,13 @@ async def rife_frame(_postgres: EmbeddedPostgres) -> AsyncIterator[Result]:
     yield Result("rife_frame.cpu", mine / FRAMES * 1e3, "ms", versus, network / FRAMES * 1e3, "lower", 1.1)
 
 
-def _pan(count: int) -> list[npt.NDArray[np.uint8]]:
+def pan(count: int, width: int, height: int) -> list[npt.NDArray[np.uint8]]:
     """So many chunks of one frame each, of a camera that moves over the photograph."""
     import torch
 
     from models.yuv import to_i420
 
     with Image.open(_PHOTOGRAPH) as small:
-        large = small.resize((WIDTH + 16 * count, HEIGHT + 8 * count), Image.Resampling.LANCZOS)
+        large = small.resize((width + 16 * count, height + 8 * count), Image.Resampling.LANCZOS)
     pixels = torch.from_numpy(np.asarray(large).copy()).permute(2, 0, 1)[None].float() / 255
-    return [to_i420(pixels[:, :, 8 * at : 8 * at + HEIGHT, 16 * at : 16 * at + WIDTH]).numpy() for at in range(count)]
+    return [to_i420(pixels[:, :, 8 * at : 8 * at + height, 16 * at : 16 * at + width]).numpy() for at in range(count)]

@@ -1,8 +1,9 @@
-"""The house rules that no other linter knows: sizes, comments, names, leftovers, and traces of one machine."""
+"""The house rules that no other linter knows: sizes, comments, names, leftovers, traces of one machine, links of pages."""
 
 from __future__ import annotations
 
 import io
+import os
 import re
 import shutil
 import statistics
@@ -26,6 +27,10 @@ MACHINE = re.compile(
     r"|\b(?:py[p]i|pythonhoste[d]|npmj[s]|cond[a]|debia[n])\.(?:org|com)\b"
     r"|--(?:extra-)?inde[x]-url|--find-lin[k]s"
 )
+
+FENCED = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\]\((?!\w+:)([^)#\s]*)(?:#([^)\s]+))?\)")
+HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 
 
 def tracked() -> list[Path]:
@@ -83,6 +88,22 @@ def problems_of_text(path: Path, text: str) -> Iterator[str]:
             yield f"{path}:{number}: {found.group()!r} is true of one machine only"
 
 
+def anchors_in(page: str) -> set[str]:
+    """What a link to a heading of the page may say, the way that GitHub makes it."""
+    headings = HEADING.findall(FENCED.sub("", page))
+    return {re.sub(r"[^\w\- ]", "", LINK.sub("]", heading).lower()).replace(" ", "-") for heading in headings}
+
+
+def problems_of_links(page: Path, texts: dict[Path, str]) -> Iterator[str]:
+    """Links of a page that lead to no file, or to no heading of one."""
+    for target, anchor in LINK.findall(FENCED.sub("", texts[page])):
+        where = Path(os.path.normpath(page.parent / target)) if target else page
+        if not (ROOT / where).exists():
+            yield f"{page}: links to {target}, which is not there"
+        elif anchor and where in texts and anchor not in anchors_in(texts[where]):
+            yield f"{page}: links to {target}#{anchor}, and there is no such heading"
+
+
 def main() -> None:
     """Exit with every problem named, or silently."""
     texts = {path.relative_to(ROOT): text for path in tracked() if (text := text_of(path)) is not None}
@@ -90,6 +111,8 @@ def main() -> None:
     problems = [*problems_of_modules(modules)]
     for path, text in texts.items():
         problems += problems_of_text(path, text)
+        if path.suffix == ".md":
+            problems += problems_of_links(path, texts)
     if problems:
         sys.exit("\n".join(problems))
     sys.stdout.write(f"house: {len(modules)} modules, {len(texts)} files\n")

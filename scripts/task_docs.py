@@ -21,6 +21,8 @@ ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "docs" / "tasks"
 NOTE = "<!-- Written by scripts/task_docs.py; change the definitions in tasks/ and pricing/, then run it again. -->\n"
 KINDS = {"InlineImage": "image", "InlineAudio": "audio"}
+WORKED = dict.fromkeys(("video.generate", "video.combine"), "examples/video.md")
+"""Pages written by hand: real requests, and what came back."""
 
 
 def pages(book: PriceBook) -> dict[str, str]:
@@ -42,7 +44,8 @@ def _index(book: PriceBook) -> Iterator[str]:
     yield ""
     yield "Every task takes `seed`. Unknown fields are refused, null counts as absent. What can be adjusted is adjusted,"
     yield "priced as adjusted and listed in `inputAdjustments`; `?strict=1` refuses it instead. An explicit field that"
-    yield "overrides a preset is listed there too, and is never refused. A default is never an adjustment."
+    yield "overrides a preset is listed there too, and is never refused. A default is never an adjustment.\n"
+    yield f"Real requests and what came back: {', '.join(f'[{page}]({page})' for page in dict.fromkeys(WORKED.values()))}."
 
 
 def _page(task: Task[Any], book: PriceBook) -> Iterator[str]:
@@ -67,6 +70,8 @@ def _page(task: Task[Any], book: PriceBook) -> Iterator[str]:
     for name, rate in book.as_json()[task.name].items():
         yield f"| `{name}` | {rate} |"
     yield "\n## Examples\n"
+    if task.name in WORKED:
+        yield f"What comes back, with frames and figures of real runs: [{WORKED[task.name]}]({WORKED[task.name]}).\n"
     for example in EXAMPLES[task.name]:
         yield from _example(task, example, book)
 

