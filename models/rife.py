@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 WEIGHTS_FILE = "flownet.pkl"
 """The file that is looked for where the weights are a folder."""
+_CUTS_TOLD = 32
+"""The first so many stand in a job's record; noise has one at every frame."""
 FULL_SCALE_PIXELS = 1920 * 1088
 """Frames beyond this many pixels are searched for movement at half size, unless the options say otherwise."""
 
@@ -263,7 +265,7 @@ class Rife(Engine[InterpolationRequest, Clip]):
 
         first, second = pair
         if not same_shot(first, second):
-            if second.number not in details["cuts"][-1:]:
+            if second.number not in details["cuts"][-1:] and len(details["cuts"]) < _CUTS_TOLD:
                 details["cuts"].append(second.number)
             for place, between in zip(places, times, strict=True):
                 chunk[place] = first.planes if between <= _HALF else second.planes
