@@ -96,7 +96,12 @@ class Cluster:
         )
         joining = [*_RAY, f"--address={self.address}", "--num-cpus=16", f"--num-gpus={GPUS}", *common]
         self.workers = [
-            Node(f"worker-{number}", joining, self._environment, folder / f"worker-{number}.log")
+            Node(
+                f"worker-{number}",
+                [*joining, f"--node-name=worker-{number}"],
+                self._environment,
+                folder / f"worker-{number}.log",
+            )
             for number in range(workers)
         ]
         self._redis: subprocess.Popen[bytes] | None = None
@@ -144,7 +149,7 @@ class Cluster:
             self._redis.wait(10)
 
     def _alive(self, node: Node) -> bool:
-        return node.process is not None and node.process.poll() is None
+        return node.process is not None and node.process.poll() is None and bool(node.raylet())
 
 
 def _listens(port: int) -> bool:

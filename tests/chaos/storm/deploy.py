@@ -9,7 +9,6 @@ import asyncio
 import importlib
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -35,18 +34,14 @@ async def apply(path: str) -> None:
     await database.close()
 
 
-def drain(address: str, raylet: int, seconds: float) -> None:
-    """Ask Ray to take everything off the node whose raylet has that pid, within `seconds`."""
+def drain(address: str, name: str, seconds: float) -> None:
+    """Ask Ray to take everything off the node of that name within `seconds`."""
     nodes: Any = ray.nodes
-    (node,) = [each for each in nodes() if each["Alive"] and _is_of(each, raylet)]
+    (node,) = [each for each in nodes() if each["Alive"] and each["NodeName"] == name]
     raylets: Any = importlib.import_module("ray._raylet")
     client = raylets.GcsClient(address=address)
     taken = client.drain_node(node["NodeID"], _PREEMPTION, "the storm wants it", int((time.time() + seconds) * 1000))
     print(taken)
-
-
-def _is_of(node: dict[str, Any], raylet: int) -> bool:
-    return str(node["NodeManagerPort"]) in Path(f"/proc/{raylet}/cmdline").read_text()
 
 
 def main() -> None:
@@ -58,7 +53,7 @@ def main() -> None:
     if what == "apply":
         asyncio.run(apply(rest[0]))
     else:
-        drain(address, int(rest[0]), float(rest[1]))
+        drain(address, rest[0], float(rest[1]))
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ DECK: dict[str, int] = {
     "dispatcher kill": 36,
     "ingress kill": 32,
     "replica stop": 7,
-    "dispatcher stop": 7,
+    "dispatcher stop": 10,
     "ingress stop": 4,
     "node kill": 5,
     "node stop": 3,
@@ -37,7 +37,7 @@ DECK: dict[str, int] = {
     "clock jump": 4,
     "background kill": 3,
 }
-"""How many of each in a storm of 211."""
+"""How many of each in a storm of 214."""
 
 KILLS = ("replica kill", "dispatcher kill", "ingress kill")
 HEAVY = {
@@ -148,7 +148,9 @@ class Faults:
 
     def _dispatcher(self, how: str) -> bool:
         found = self._service.dispatchers()
-        return self._hit("dispatcher", how, [self._dice.choice(found)] if found else [], self._dice.uniform(4, 14))
+        # Mostly for a little longer than a session lives: it wakes when others have its jobs, and its results are late.
+        seconds = self._dice.choice([self._dice.uniform(2, 5), *(self._dice.uniform(7, 10) for _ in range(3)), 14.0])
+        return self._hit("dispatcher", how, [self._dice.choice(found)] if found else [], seconds)
 
     def _ingress(self, how: str) -> bool:
         process = self._dice.choice(self._service.ingresses)
@@ -175,7 +177,7 @@ class Faults:
             return self._hit("node", how, node.raylet(), self._dice.uniform(2, 6), node=node.name)
         if how == "drain":
             note("fault", what="node", how=how, node=node.name, pids=[])
-            self._service.ask("drain", str(node.raylet()[0].pid), "20")
+            self._service.ask("drain", node.name, "15")
             return True
         pids = [each.pid for each in node.processes()]
         note("fault", what="node", how=how, node=node.name, pids=pids, seconds=0)

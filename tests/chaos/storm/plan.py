@@ -83,7 +83,7 @@ def quiet(seed: int, name: str, number: int, customer: int) -> list[Wish]:
 
 def _wish(dice: random.Random, name: str, at: float, customer: int, *, real: bool) -> Wish:
     kind = dice.choices(
-        ["image", "long", "two-segment", "fault", "poison", "edit"], [70, 6, 11, 8, 2, 3 if real else 0]
+        ["image", "long", "two-segment", "fault", "poison", "edit"], [62, 14, 11, 8, 2, 3 if real else 0]
     )[0]
     seconds = dice.uniform(0.05, 0.6)
     match kind:
