@@ -11,6 +11,7 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
+from tests.chaos.storm.faults import DECK
 from tests.chaos.storm.ground import Json
 from tests.chaos.storm.storm import Size, storm
 from tests.chaos.storm.table import printed
@@ -28,6 +29,7 @@ def main() -> int:
     parser.add_argument("--jobs", type=int)
     parser.add_argument("--faults", type=int)
     parser.add_argument("--seconds", type=float)
+    parser.add_argument("--only", action="append", choices=DECK, help="these faults alone, in turn; may be given again")
     parser.add_argument("--no-real", action="store_true", help="without the real engine")
     parser.add_argument("--without-fence", action="store_true", help="plant the bug that late workers are believed")
     parser.add_argument("--keep", action="store_true", help="leave the storm's folder behind")
@@ -39,6 +41,7 @@ def main() -> int:
         given.seconds or size.seconds,
         size.flood,
         not given.no_real,
+        tuple(given.only or ()),
     )
     report = asyncio.run(_until_signalled(storm(given.seed, size, fence=not given.without_fence, keep=given.keep)))
     REPORT.parent.mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -18,6 +18,7 @@ import psutil
 from tests.chaos.storm.processes import alive, below, send, start, titled, until
 
 GPUS = 8
+START_SECONDS = 120
 _STORE_BYTES = 100_000_000
 _RAY = [sys.executable, "-m", "tests.chaos.storm.loopback", "start"]
 _STARTED = b"Ray runtime started"
@@ -41,11 +42,18 @@ class Node:
         self._log = log
         self.process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> None:
-        """Start it; returns when it has joined, or has failed. One at a time: two that start at once take the same names."""
+    def start(self, needed: Callable[[], bool] = lambda: True) -> None:
+        """Start it; returns when it has joined, has failed, or what it joins is not there any more (`needed`).
+
+        One at a time: two that start at once take the same names.
+        """
         self._log.unlink(missing_ok=True)
         self.process = process = start(self._command, self._environment, self._log)
-        until(lambda: _STARTED in self._log.read_bytes() or process.poll() is not None, f"the start of {self.name}", 60)
+        until(
+            lambda: _STARTED in self._log.read_bytes() or process.poll() is not None or not needed(),
+            f"the start of {self.name}",
+            START_SECONDS,
+        )
 
     def processes(self) -> list[psutil.Process]:
         """Everything of this node that lives."""
@@ -80,6 +88,8 @@ class Cluster:
             "RAY_external_storage_namespace": "storm",
             "RAY_gcs_rpc_server_reconnect_timeout_s": "60",
             "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1",
+            # The driver that starts Serve goes: without this every task would begin with a new process for a finished job.
+            "RAY_kill_idle_workers_interval_ms": "0",
         }
         common: list[str | Path] = [
             "--node-ip-address=127.0.0.1",
@@ -136,7 +146,7 @@ class Cluster:
         dead = [node for node in self.nodes() if not self._alive(node)]
         for node in dead:
             node.kill()
-            self.start_head() if node is self.head else node.start()
+            self.start_head() if node is self.head else node.start(lambda: self._alive(self.head))
         return [node.name for node in dead]
 
     def stop(self) -> None:

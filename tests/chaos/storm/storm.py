@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import platform
 import random
@@ -41,13 +42,17 @@ _QUIET, _FLOODING = CUSTOMERS, CUSTOMERS + 1
 
 @dataclass(frozen=True)
 class Size:
-    """Jobs and faults within `seconds`; `flood`: jobs of the flood that comes before. `real`: with a real engine."""
+    """Jobs and faults within `seconds`; `flood`: jobs of the flood that comes before.
+
+    `real`: with a real engine. `only`: these faults in turn, in the place of those drawn.
+    """
 
     jobs: int
     faults: int
     seconds: float
     flood: int
     real: bool = True
+    only: tuple[str, ...] = ()
 
 
 async def storm(seed: int, size: Size, *, fence: bool = True, keep: bool = False) -> Json:
@@ -133,7 +138,7 @@ async def _watch(service: Service) -> None:
 async def _blow(doing: Faults, seed: int, size: Size) -> None:
     """The faults, spread over the storm's time."""
     dice = random.Random(seed ^ 0xB10)
-    deck = faults.drawn(seed, size.faults)
+    deck = [*itertools.islice(itertools.cycle(size.only), size.faults)] or faults.drawn(seed, size.faults)
     end = time.monotonic() + size.seconds
     for place, fault in enumerate(deck):
         heavy = sum(faults.HEAVY.get(each, 0.0) for each in deck[place:])
