@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import logging
 import signal
 import sys
 from collections.abc import Coroutine
@@ -34,6 +35,7 @@ def main() -> int:
     parser.add_argument("--without-fence", action="store_true", help="plant the bug that late workers are believed")
     parser.add_argument("--keep", action="store_true", help="leave the storm's folder behind")
     given = parser.parse_args()
+    logging.getLogger("asyncpg").setLevel(logging.CRITICAL)
     size = SHORT if given.short else FULL
     size = Size(
         given.jobs or size.jobs,

@@ -81,7 +81,7 @@ class Judge:
             "lateSettles": self._late(),
             "segmentsRepeated": self._repeated(),
             "answers": self._answers(),
-            "neverTried": self._poison_charged(),
+            "poisonSucceeded": self._poison_succeeded(),
         }
         self.evidence = {name: cases for name, cases in found.items() if cases}
         return {name: len(cases) for name, cases in found.items()} | {
@@ -240,7 +240,7 @@ class Judge:
                 different.append(f"{wish.name}: {wish.answers}, recorded {jobs[wish.name]}")
         return different
 
-    def _poison_charged(self) -> list[str]:
+    def _poison_succeeded(self) -> list[str]:
         """Jobs that no engine can do and that succeeded all the same."""
         poison = {answer for wish in self._wishes if wish.kind == "poison" for answer in wish.answers}
         return [each for each in poison if self._books.jobs[decode("job", each)]["state"] == "succeeded"]  # type: ignore[index]

@@ -24,7 +24,7 @@ _ZEROS = {
     "segmentsRepeated": "segments run again after their checkpoint",
     "answers": "idempotency keys with different answers",
     "leftInQueue": "rows left in the queue",
-    "neverTried": "poison jobs charged",
+    "poisonSucceeded": "poison jobs charged",
 }
 
 
