@@ -17,7 +17,7 @@ from tests.chaos.storm.ground import Json
 from tests.chaos.storm.storm import Size, storm
 from tests.chaos.storm.table import printed
 
-FULL = Size(jobs=2000, faults=214, seconds=1020, flood=60)
+FULL = Size(jobs=2000, faults=214, seconds=940, flood=60)
 SHORT = Size(jobs=60, faults=16, seconds=70, flood=20)
 REPORT = Path("out/chaos/report.json")
 

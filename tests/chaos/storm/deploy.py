@@ -30,7 +30,7 @@ async def apply(path: str) -> None:
     database = Database(url, size=2)
     await database.open()
     serve.start(proxy_location="Disabled")
-    await fleet.apply(fleet.load(path), database, timeout_s=120)
+    await fleet.apply(fleet.load(path), database, timeout_s=240)
     await database.close()
 
 

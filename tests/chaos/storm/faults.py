@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import signal
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -81,12 +82,13 @@ def drawn(seed: int, number: int) -> list[str]:
 
 
 class Faults:
-    """Does them, one at a time, in the calling thread."""
+    """Does them, one at a time, in the calling thread; `wake` may be called from another one."""
 
     def __init__(self, service: Service, seed: int) -> None:
         self._service = service
         self._dice = random.Random(seed ^ 0xD1CE)
         self._stopped: list[tuple[float, list[psutil.Process]]] = []
+        self._lock = threading.Lock()
         self.done: Counter[str] = Counter()
         self.failed: Counter[str] = Counter()
 
@@ -100,8 +102,9 @@ class Faults:
     def wake(self, *, all_of_them: bool = False) -> None:
         """Let go on what was stopped for long enough."""
         now = time.monotonic()
-        due = [each for each in self._stopped if all_of_them or each[0] <= now]
-        self._stopped = [each for each in self._stopped if each not in due]
+        with self._lock:
+            due = [each for each in self._stopped if all_of_them or each[0] <= now]
+            self._stopped = [each for each in self._stopped if each not in due]
         for _, processes in due:
             send(processes, signal.SIGCONT)
             note("continued", pids=[each.pid for each in processes])
@@ -120,7 +123,8 @@ class Faults:
             send(victims, signal.SIGKILL)
         else:
             send(victims, signal.SIGSTOP)
-            self._stopped.append((time.monotonic() + seconds, list(victims)))
+            with self._lock:
+                self._stopped.append((time.monotonic() + seconds, list(victims)))
         return True
 
     def _busy(self) -> dict[int, str]:
@@ -181,14 +185,14 @@ class Faults:
             return True
         pids = [each.pid for each in node.processes()]
         note("fault", what="node", how=how, node=node.name, pids=pids, seconds=0)
-        with self._service.lock:
+        with self._service.nodes:
             node.kill()
         return True
 
     def _head(self, how: str) -> bool:
         pids = [each.pid for each in self._service.cluster.head.processes()]
         note("fault", what="head", how=how, pids=pids, seconds=0)
-        with self._service.lock:
+        with self._service.nodes:
             self._service.cluster.head.kill()
         return True
 

@@ -174,7 +174,7 @@ class Judge:
     def _busy(self) -> list[str]:
         """Runs that have not ended, in processes that live, of jobs that have."""
         ended = {_run(each) for each in self._ends}
-        return [str(each) for each in self._begins if _run(each) not in ended and psutil.pid_exists(each["pid"])]
+        return [str(each) for each in self._begins if _run(each) not in ended and _lives(each)]
 
     def _abandoned(self) -> list[str]:
         """Runs that went on though their attempt had ended, longer than a permit is believed and a step takes."""
@@ -248,3 +248,11 @@ class Judge:
 
 def _run(entry: Json) -> tuple[str, int, str]:
     return entry["job"], entry["fence"], entry["pool"]
+
+
+def _lives(entry: Json) -> bool:
+    """Whether the process that wrote it still runs; another one may have got its pid."""
+    try:
+        return psutil.Process(entry["pid"]).create_time() < float(entry["at"])
+    except psutil.NoSuchProcess:
+        return False

@@ -35,7 +35,7 @@ from webhooks.store import Webhooks
 CREDIT = 10**12
 INGRESSES = 2
 LOOK_SECONDS = 0.5
-QUESTION_SECONDS = 150
+QUESTION_SECONDS = 280
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Service:
         self.folder = folder
         self._real = real
         self._revision = 0
-        self.lock = threading.Lock()
+        self.lock, self.nodes = threading.Lock(), threading.Lock()
         (folder / "marks").mkdir()
         (folder / "sockets").mkdir(mode=0o700)
         self.socket = listen("127.0.0.1", 0)
@@ -111,9 +111,15 @@ class Service:
         return found.value
 
     def look(self) -> None:
-        """Start again what has died."""
+        """Start again what has died of the processes on this side of Ray."""
         with self.lock:
             self._look()
+
+    def mend(self) -> None:
+        """Start again the nodes that have died; others need not wait for that."""
+        with self.nodes:
+            for name in self.cluster.revive():
+                note("revived", node=name)
 
     def _look(self) -> None:
         for place, process in enumerate(self.ingresses):
@@ -131,8 +137,6 @@ class Service:
             )
         if self.postgres.pid is None:
             self.postgres.start()
-        for name in self.cluster.revive():
-            note("revived", node=name)
 
     def ask(self, *words: str) -> str:
         """Put a question to the cluster; returns what was answered.

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -34,6 +35,7 @@ from tests.chaos.storm.receiver import Receiver
 from tests.chaos.storm.service import LOOK_SECONDS, Service
 
 CUSTOMERS = 4
+WAKE_SECONDS = 0.1
 QUIET_SECONDS = 200.0
 """How long a storm's aftermath may take until every job and every delivery has ended."""
 
@@ -82,8 +84,10 @@ async def _weathered(service: Service, seed: int, size: Size, began: float, *, f
             receiver.secrets[customer.account_id] = secret
         hooks = {place: receiver.url(each.account_id, "").rstrip("/") for place, each in enumerate(customers)}
         load = Load(service.base_url, customers, seed, hooks)
-        watching = asyncio.create_task(_watch(service))
         doing = Faults(service, seed)
+        watching = asyncio.gather(
+            _again(service.look, LOOK_SECONDS), _again(service.mend, LOOK_SECONDS), _again(doing.wake, WAKE_SECONDS)
+        )
         try:
             await _fairly(load, seed, size)
             wishes = plan.drawn(seed, size.jobs, size.seconds, CUSTOMERS, real=size.real)
@@ -126,13 +130,13 @@ async def _weathered(service: Service, seed: int, size: Size, began: float, *, f
     return report
 
 
-async def _watch(service: Service) -> None:
+async def _again(work: Callable[[], object], pause: float) -> None:
     while True:
         try:
-            await asyncio.to_thread(service.look)
-        except (*UNAVAILABLE, EmbeddedPostgresError, psutil.Error) as error:
+            await asyncio.to_thread(work)
+        except (TimeoutError, *UNAVAILABLE, EmbeddedPostgresError, psutil.Error) as error:
             note("watch", error=repr(error))
-        await asyncio.sleep(LOOK_SECONDS)
+        await asyncio.sleep(pause)
 
 
 async def _blow(doing: Faults, seed: int, size: Size) -> None:
@@ -143,19 +147,13 @@ async def _blow(doing: Faults, seed: int, size: Size) -> None:
     for place, fault in enumerate(deck):
         heavy = sum(faults.HEAVY.get(each, 0.0) for each in deck[place:])
         pause = max(0.1, (end - time.monotonic() - heavy) / (len(deck) - place))
-        until = time.monotonic() + dice.uniform(0.4, 1.6) * pause
-        while time.monotonic() < until:
-            await asyncio.to_thread(doing.wake)
-            await asyncio.sleep(0.1)
+        await asyncio.sleep(dice.uniform(0.4, 1.6) * pause)
         try:
             await asyncio.to_thread(doing.inject, fault)
         except (RuntimeError, *UNAVAILABLE, EmbeddedPostgresError, psutil.Error) as error:
             doing.failed[fault] += 1
             note("not done", fault=fault, error=repr(error))
-        calm = time.monotonic() + faults.HEAVY.get(fault, 0.0)
-        while time.monotonic() < calm:
-            await asyncio.to_thread(doing.wake)
-            await asyncio.sleep(0.1)
+        await asyncio.sleep(faults.HEAVY.get(fault, 0.0))
 
 
 async def _fairly(load: Load, seed: int, size: Size) -> None:
