@@ -8,8 +8,8 @@ from cluster.steps import Steps
 from jobs.leases import Outcome
 from tests.chaos.storm import tasks
 from tests.chaos.storm.engine import Request
+from tests.chaos.storm.fleet import FIRST, SECOND
 
-FIRST, SECOND = "ltx-video", "rife"
 _MIME_TYPE = "video/mp4"
 
 

@@ -23,6 +23,7 @@ DECK: dict[str, int] = {
     "ingress kill": 32,
     "replica stop": 7,
     "dispatcher stop": 10,
+    "dispatcher stall": 12,
     "ingress stop": 4,
     "node kill": 5,
     "node stop": 3,
@@ -38,7 +39,7 @@ DECK: dict[str, int] = {
     "clock jump": 4,
     "background kill": 3,
 }
-"""How many of each in a storm of 214."""
+"""How many of each in a storm of 226."""
 
 KILLS = ("replica kill", "dispatcher kill", "ingress kill")
 HEAVY = {
@@ -53,11 +54,13 @@ HEAVY = {
 }
 """Seconds that the storm waits after these, so that the next one meets a service and not its ruins."""
 
+_SETTLES_WITHIN_SECONDS = 5.0
+
 ESSENTIAL = (
     "replica kill",
     "dispatcher kill",
     "ingress kill",
-    "dispatcher stop",
+    "dispatcher stall",
     "replica stop",
     "head kill",
     "node kill",
@@ -112,7 +115,7 @@ class Faults:
     def end(self) -> None:
         """The storm is over: nothing is stopped, refused or wrong any more."""
         self.wake(all_of_them=True)
-        for subject in ("store", "receiver", "clock"):
+        for subject in ("store", "receiver", "clock", "stall"):
             tell(subject, mode="none", until=0, pid=0, seconds=0)
 
     def _hit(self, kind: str, how: str, victims: Sequence[psutil.Process], seconds: float, **more: object) -> bool:
@@ -152,6 +155,8 @@ class Faults:
 
     def _dispatcher(self, how: str) -> bool:
         found = self._service.dispatchers()
+        if how == "stall":
+            return bool(found) and self._stall(self._dice.choice(found).pid)
         # Mostly for a little longer than a session lives: it wakes when others have its jobs, and its results are late.
         seconds = self._dice.choice([self._dice.uniform(2, 5), *(self._dice.uniform(7, 10) for _ in range(3)), 14.0])
         return self._hit("dispatcher", how, [self._dice.choice(found)] if found else [], seconds)
@@ -213,6 +218,16 @@ class Faults:
 
     def _receiver(self, how: str) -> bool:
         return self._told("receiver", how, self._dice.uniform(4, 12))
+
+    def _stall(self, pid: int) -> bool:
+        """From its next settlement on; returns when that was sent, or none came for a while."""
+        seconds, stalled = self._dice.uniform(6.5, 8), len(journal("stalled"))
+        note("fault", what="stall", how="stall", pids=[pid], seconds=seconds)
+        tell("stall", pid=pid, seconds=seconds, until=time.time() + _SETTLES_WITHIN_SECONDS)
+        end = time.monotonic() + _SETTLES_WITHIN_SECONDS
+        while len(journal("stalled")) == stalled and time.monotonic() < end:
+            time.sleep(0.1)
+        return len(journal("stalled")) > stalled
 
     def _told(self, subject: str, how: str, seconds: float) -> bool:
         note("fault", what=subject, how=how, pids=[], seconds=seconds)

@@ -12,6 +12,9 @@ from tests.chaos.storm import engine
 IMAGES = 3
 """Replicas of the pool that most jobs go to."""
 
+FIRST, SECOND = "ltx-video", "rife"
+"""The pools of the two segments."""
+
 _SERVING = "tests.chaos.storm.serving"
 
 
@@ -38,8 +41,8 @@ def write(folder: Path, revision: int, *, real: bool) -> Path:
             ],
         },
         _pool("qwen-image", IMAGES, folder, {"revision": revision}),
-        _pool("ltx-video", 1, folder),
-        _pool("rife", 1, folder),
+        _pool(FIRST, 1, folder),
+        _pool(SECOND, 1, folder),
     ]
     if real:
         edit = _pool("qwen-image-edit", 1, folder, {"referencePixels": 16384, "conditionPixels": 12544})

@@ -17,8 +17,8 @@ from jobs.permits import BLIND_SECONDS, REREAD_SECONDS
 from storage import MissingObject
 from storage.factory import open_store
 from tests.chaos.storm.books import Books, seconds
-from tests.chaos.storm.chains import FIRST
 from tests.chaos.storm.engine import PATIENCE_SECONDS, STEP_LIMIT_SECONDS
+from tests.chaos.storm.fleet import FIRST
 from tests.chaos.storm.ground import Json
 from tests.chaos.storm.plan import Wish
 from tests.chaos.storm.recovery import percentile

@@ -13,7 +13,7 @@ from tests.chaos.storm.ground import Json
 LIMITS = {"replica": 3.0, "dispatcher": 8.0, "node": 10.0}
 """Seconds: a warm replica is there; a session's expiry and two more; a node's."""
 
-_OTHERS = {"head", "database", "controller", "node", "store", "redeploy"}
+_OTHERS = {"head", "database", "controller", "node", "store", "redeploy", "stall"}
 _SHADOW_SECONDS = 20.0
 _WARM_POOL = "qwen-image"
 

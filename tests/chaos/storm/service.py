@@ -26,7 +26,7 @@ from core.settings import PREFIX, Settings
 from killatamata.embedded_postgres import MAJOR, EmbeddedPostgres
 from killatamata.migrate import migrate
 from pricing.book import PriceBook
-from tests.chaos.storm import fleet
+from tests.chaos.storm import fleet, proxy
 from tests.chaos.storm.cluster import Cluster
 from tests.chaos.storm.ground import ROOT, VARIABLE, note
 from tests.chaos.storm.processes import below, send, start, titled
@@ -56,11 +56,13 @@ class Service:
         self.lock, self.nodes = threading.Lock(), threading.Lock()
         (folder / "marks").mkdir()
         (folder / "sockets").mkdir(mode=0o700)
+        (folder / "proxy").mkdir(mode=0o700)
         self.socket = listen("127.0.0.1", 0)
         self.base_url = f"http://127.0.0.1:{self.socket.getsockname()[1]}"
         self.postgres = EmbeddedPostgres(folder / f"pg{MAJOR}", folder / "sockets")
         self.ingresses: list[subprocess.Popen[bytes] | None] = [None] * INGRESSES
         self.background: subprocess.Popen[bytes] | None = None
+        self.proxy: subprocess.Popen[bytes] | None = None
         inherited = {
             key: value for key, value in os.environ.items() if not key.startswith((PREFIX, "RAY_", "DATABASE_"))
         }
@@ -135,6 +137,10 @@ class Service:
             self.background = start(
                 [sys.executable, "-m", "tests.chaos.storm.background"], self.environment, self.folder / "background.log"
             )
+        if self.proxy is None or self.proxy.poll() is not None:
+            target = self.folder / "sockets" / "pg" / proxy.NAME
+            command = [sys.executable, "-m", "tests.chaos.storm.proxy"]
+            self.proxy = start([*command, target], self.environment, self.folder / "proxy.log")
         if self.postgres.pid is None:
             self.postgres.start()
 
@@ -187,7 +193,7 @@ class Service:
             last.push_async_callback(self.database.close)
 
     def _end(self) -> None:
-        for process in (*self.ingresses, self.background):
+        for process in (*self.ingresses, self.background, self.proxy):
             if process is not None:
                 send(below(process.pid), signal.SIGKILL)
                 process.wait(10)

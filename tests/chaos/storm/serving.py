@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from typing import Any
 
@@ -13,10 +14,11 @@ from cluster import dispatcher as dispatching
 from cluster import work
 from cluster.chains.registry import CHAINS
 from cluster.dispatcher import Dispatcher
+from core.settings import PREFIX
 from deployments.messages import Call, End, Message
 from deployments.replica import Replica, ReplicaArgs
 from tests.chaos.storm import chains, disguise, tasks
-from tests.chaos.storm.ground import note
+from tests.chaos.storm.ground import folder, note
 
 disguise.wear()
 
@@ -42,6 +44,7 @@ class StormDispatcher(Dispatcher):
         disguise.wear()
         setattr(dispatching, "CHAINS", {**CHAINS, "video.generate": (chains.first, chains.second)})  # noqa: B010
         setattr(work, "_task", tasks.Troubled)  # noqa: B010
+        os.environ[f"{PREFIX}DATABASE_URL"] = f"postgresql://postgres@/killatamata?host={folder() / 'proxy'}&port=5432"
         super().__init__()
         note("dispatcher")
 
