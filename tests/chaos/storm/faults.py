@@ -54,6 +54,7 @@ HEAVY = {
 }
 """Seconds that the storm waits after these, so that the next one meets a service and not its ruins."""
 
+STALL_SECONDS = 9.0
 _SETTLES_WITHIN_SECONDS = 5.0
 
 ESSENTIAL = (
@@ -220,14 +221,23 @@ class Faults:
         return self._told("receiver", how, self._dice.uniform(4, 12))
 
     def _stall(self, pid: int) -> bool:
-        """From its next settlement on; returns when that was sent, or none came for a while."""
-        seconds, stalled = self._dice.uniform(6.5, 8), len(journal("stalled"))
-        note("fault", what="stall", how="stall", pids=[pid], seconds=seconds)
-        tell("stall", pid=pid, seconds=seconds, until=time.time() + _SETTLES_WITHIN_SECONDS)
-        end = time.monotonic() + _SETTLES_WITHIN_SECONDS
-        while len(journal("stalled")) == stalled and time.monotonic() < end:
-            time.sleep(0.1)
-        return len(journal("stalled")) > stalled
+        """From its next settlement on, until somebody else has begun with the job; False when it settled nothing."""
+        began, known = time.time(), len(journal("stalled"))
+        note("fault", what="stall", how="stall", pids=[pid], seconds=STALL_SECONDS)
+        tell("stall", pid=pid, seconds=STALL_SECONDS, until=began + _SETTLES_WITHIN_SECONDS)
+        while len(journal("stalled")) == known:
+            if time.time() > began + _SETTLES_WITHIN_SECONDS:
+                return False
+            time.sleep(0.05)
+        while time.time() < began + _SETTLES_WITHIN_SECONDS + STALL_SECONDS:
+            done = {each["job"]: each["fence"] for each in journal("end") if each["at"] > began - 2}
+            if any(
+                done.get(each["job"], each["fence"]) < each["fence"] for each in journal("begin") if each["at"] > began
+            ):
+                break
+            time.sleep(0.05)
+        tell("release", until=time.time())
+        return True
 
     def _told(self, subject: str, how: str, seconds: float) -> bool:
         note("fault", what=subject, how=how, pids=[], seconds=seconds)

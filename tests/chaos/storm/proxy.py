@@ -1,8 +1,8 @@
-"""`python -m tests.chaos.storm.proxy SOCKET`: the network between the dispatchers and the database, which can hold things up.
+"""`python -m tests.chaos.storm.proxy SOCKET`: the network from the dispatchers to the database, which can hold things up.
 
-Once `told("stall")` names a process, the next settlement that it sends, and all that it sends from then on, is kept for so
-many seconds and then sent on, though the sender may have given up by then: a statement that comes late, when others have
-the job.
+Once `told("stall")` names a process, the next settlement that it sends, and all that it sends from then on, is kept until
+`told("release")` or so many seconds later, and then sent on, though the sender may have given up by then: a statement that
+comes late, when others have the job.
 """
 
 from __future__ import annotations
@@ -24,20 +24,21 @@ _SETTLING = re.compile(rb"(__asyncpg_stmt_\w+__)\x00SELECT settle")
 
 
 class Stalls:
-    """Until when each process is held up, in Unix time."""
+    """From when and until when each process is held up, in Unix time."""
 
     def __init__(self) -> None:
-        self._until: dict[int, float] = {}
+        self._held: dict[int, tuple[float, float]] = {}
         self._begun: float | None = None
 
     def look(self, pid: int, *, settles: bool) -> bool:
         """Whether the process is held up now; `settles`: what it sends now is a settlement."""
-        wish = told("stall")
-        if settles and wish.get("pid") == pid and time.time() < wish["until"] and wish["until"] != self._begun:
+        wish, now = told("stall"), time.time()
+        if settles and wish.get("pid") == pid and now < wish["until"] and wish["until"] != self._begun:
             self._begun = wish["until"]
-            self._until[pid] = time.time() + wish["seconds"]
+            self._held[pid] = (now, now + wish["seconds"])
             note("stalled", sender=pid, seconds=wish["seconds"])
-        return time.time() < self._until.get(pid, 0.0)
+        since, until = self._held.get(pid, (0.0, 0.0))
+        return now < until and told("release").get("until", 0.0) < since
 
 
 class Settlements:
