@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,9 @@ from tests.chaos.storm.plan import drawn as planned
 
 @pytest.mark.stack
 @pytest.mark.timeout(900)
+@pytest.mark.skipif(
+    shutil.which("redis-server") is None, reason="redis-server is not installed (Debian: apt-get install redis-server)"
+)
 def test_a_short_storm_loses_nothing(tmp_path: Path) -> None:
     command = [
         sys.executable,

@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import json
 import logging
+import shutil
 import signal
 import sys
 from collections.abc import Coroutine
@@ -37,6 +38,8 @@ def main() -> int:
     parser.add_argument("--keep", action="store_true", help="leave the storm's folder behind")
     given = parser.parse_args()
     logging.getLogger("asyncpg").setLevel(logging.CRITICAL)
+    if shutil.which("redis-server") is None:
+        parser.error("a storm needs redis-server behind the GCS (Debian: apt-get install redis-server)")
     size = SHORT if given.short else FULL
     size = Size(
         given.jobs or size.jobs,

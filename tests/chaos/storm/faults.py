@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import random
 import signal
 import threading
@@ -11,6 +13,7 @@ from collections.abc import Callable, Sequence
 
 import psutil
 
+from core.database import UNAVAILABLE
 from tests.chaos.storm import faulty_store, receiver
 from tests.chaos.storm.cluster import Node
 from tests.chaos.storm.ground import journal, note, tell
@@ -86,13 +89,17 @@ def drawn(seed: int, number: int) -> list[str]:
 
 
 class Faults:
-    """Does them, one at a time, in the calling thread; `wake` may be called from another one."""
+    """Does them, one at a time, in the calling thread; `wake` may be called from another one.
+
+    Made in the event loop's thread, and used in others.
+    """
 
     def __init__(self, service: Service, seed: int) -> None:
         self._service = service
         self._dice = random.Random(seed ^ 0xD1CE)
         self._stopped: list[tuple[float, list[psutil.Process]]] = []
         self._lock = threading.Lock()
+        self._loop = asyncio.get_running_loop()
         self.done: Counter[str] = Counter()
         self.failed: Counter[str] = Counter()
 
@@ -155,12 +162,23 @@ class Faults:
         return self._hit("replica", how, victims, seconds, job=busy.get(victims[0].pid) if victims else None)
 
     def _dispatcher(self, how: str) -> bool:
-        found = self._service.dispatchers()
+        found = self._at_work()
         if how == "stall":
             return bool(found) and self._stall(self._dice.choice(found).pid)
         # Mostly for a little longer than a session lives: it wakes when others have its jobs, and its results are late.
         seconds = self._dice.choice([self._dice.uniform(2, 5), *(self._dice.uniform(7, 10) for _ in range(3)), 14.0])
         return self._hit("dispatcher", how, [self._dice.choice(found)] if found else [], seconds)
+
+    def _at_work(self) -> list[psutil.Process]:
+        """Dispatchers, if possible those that have jobs now."""
+        for _ in range(20):
+            with contextlib.suppress(*UNAVAILABLE):
+                driving = asyncio.run_coroutine_threadsafe(self._service.driving(), self._loop).result(3)
+                busy = [each for each in self._service.dispatchers() if each.pid in driving]
+                if busy:
+                    return busy
+            time.sleep(0.1)
+        return self._service.dispatchers()
 
     def _ingress(self, how: str) -> bool:
         process = self._dice.choice(self._service.ingresses)

@@ -179,6 +179,13 @@ class Service:
         """The dispatchers."""
         return self.cluster.titled("ray::ServeReplica:dispatcher:Dispatcher")
 
+    async def driving(self) -> set[int]:
+        """Pids of the dispatchers that have jobs."""
+        rows = await self.database.fetch(
+            "SELECT DISTINCT session.name FROM job JOIN session ON session.id = session_id WHERE job.state = 'running'"
+        )
+        return {int(row["name"].rpartition(":")[2]) for row in rows}
+
     def controllers(self) -> list[psutil.Process]:
         """Serve's controller."""
         return self.cluster.titled("ray::ServeController")
