@@ -3,6 +3,7 @@
 PYTHON ?= python3
 TASKS ?= all
 ARGS ?=
+SEED ?= 1
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -13,7 +14,7 @@ PIP := $(BIN)/python -m pip install --quiet
 TORCH := $(shell sed -n 's/^\(torch==[^ ;]*\).*/\1/p' requirements/models.lock)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test chaos bench lint lock clean
+.PHONY: help demo serve test chaos model bench lint lock clean
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -28,8 +29,10 @@ serve: $(VENV)/.ready-models ## the whole service on this machine, until Ctrl-C
 test: $(VENV)/.ready-dev ## all tests (ARGS="tests/jobs -k claim" for some)
 	@$(BIN)/python -m pytest $(ARGS)
 
-chaos: $(VENV)/.ready-dev ## kills parts of a running stack and checks that nothing is lost; out/chaos/report.json
-	@$(BIN)/python -m pytest tests/chaos -p tests.chaos.report $(ARGS)
+chaos: $(VENV)/.ready-dev ## a storm of faults (SEED=1) over a cluster, 20 minutes: is anything lost? out/chaos/report.json
+	@$(BIN)/python -m tests.chaos.storm --seed $(SEED) $(ARGS)
+
+model: $(VENV)/.ready-dev ## the long check of jobs against their model: 500 more lines of operations, every pair at every gate
 	@KILLATAMATA_MODEL_EXAMPLES=500 $(BIN)/python -m pytest -o timeout=1800 tests/jobs/test_model.py tests/jobs/test_interleavings.py
 
 bench: $(VENV)/.ready-bench ## ratios measured side by side; benchmarks/RESULTS.md (ARGS="submit_http hold_race" for some)

@@ -216,7 +216,19 @@ class Replica:
         except Exception as error:
             log.exception("the engine failed", job=str(call.job_id))
             return Faulted("engine_error", f"{type(error).__name__} in the engine", spent, recycle=False)
-        return Finished(ray.put(result), spent, details)
+        reference = ray.put(result)
+        self._keep(asyncio.create_task(self._hold(reference, call)))
+        return Finished(reference, spent, details)
+
+    async def _hold(self, reference: Any, call: Call) -> None:
+        """Keep a result for as long as its lease lives.
+
+        Ray deletes what nobody refers to, and whoever was sent a reference counts as somebody only some time later.
+        """
+        over = asyncio.Event()
+        async with Permit(await self._open(), call.job_id, call.fence, over.set):
+            await over.wait()
+        del reference
 
     def _make(self, request: Any, sink: Sink | None, on_step: OnStep) -> tuple[Any, dict[str, Any]]:
         """The result, or what became of the clip that it is; and its details, complete only now."""

@@ -327,8 +327,9 @@ class EmbeddedPostgres:
             self._stop_predecessor()
             try:
                 return self._start_once()
-            except ServerFailed as failure:
-                left_behind = any(sign in str(failure) for sign in ("is still in use", "already exists"))
+            except ServerFailed:
+                said = (self._data / "start.log").read_text(errors="replace")
+                left_behind = any(sign in said for sign in ("is still in use", "already exists"))
                 if not left_behind or time.monotonic() > deadline:
                     raise
                 time.sleep(0.2)

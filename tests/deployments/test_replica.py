@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import weakref
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -90,6 +91,28 @@ async def test_calls_never_overlap_however_they_come_and_go(
     )
     assert len(stays) > 3
     assert all(left <= entered for (_, left), (entered, _) in pairwise(stays))
+
+
+async def test_a_result_lives_as_long_as_its_lease(
+    replica: RecordingReplica, call: Callable[[Ask], Any], cluster_database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray forgets an object between the end of the replica's reference and the news of the caller's."""
+
+    class Reference:
+        pass
+
+    monkeypatch.setattr(permits, "REREAD_SECONDS", 0.05)
+    monkeypatch.setattr(ray, "put", lambda _: Reference())
+    one = await call(Ask("kept"))
+    end = (await said(replica, one))[-1]
+    assert isinstance(end, Finished)
+    seen = weakref.ref(end.result)
+    del end
+    for _ in range(20):
+        await asyncio.sleep(0.02)
+        assert seen() is not None
+    await cluster_database.execute("SELECT hand_back($1, $2, 'test', false)", one.job_id, one.fence)
+    await until_true(lambda: seen() is None, "the result forgotten")
 
 
 async def test_a_stop_is_heard_by_notification(

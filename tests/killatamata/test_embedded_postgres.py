@@ -244,6 +244,24 @@ async def test_a_killed_server_recovers_though_a_backend_was_busy(server: Embedd
     assert await query(dsn, "SELECT n FROM kept") == 7
 
 
+async def test_a_killed_server_comes_back_though_many_backends_log_its_death(server: EmbeddedPostgres) -> None:
+    """One of them still holds the memory; what all the others wrote must not hide that."""
+    dsn = server.start()
+    connections = [await asyncpg.connect(dsn) for _ in range(30)]
+    holder = psutil.Process(await connections[0].fetchval("SELECT pg_backend_pid()"))
+    pid = server.pid
+    assert pid is not None
+    holder.suspend()
+    os.kill(pid, signal.SIGKILL)
+    assert ended(pid)
+    starting = asyncio.create_task(asyncio.to_thread(server.start))
+    await asyncio.sleep(1)
+    holder.resume()
+    assert await query(await starting, "SELECT 1") == 1
+    for connection in connections:
+        connection.terminate()
+
+
 @pytest.mark.parametrize("written", ["the pid of another process", "", "0\n", "-1\n", "no number\n", "99999999\n"])
 async def test_a_stale_pid_file_harms_nobody(server: EmbeddedPostgres, place: Path, written: str) -> None:
     server.start()
