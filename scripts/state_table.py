@@ -33,8 +33,8 @@ top-ups and chargebacks. After each one, answers, states, fences, attempts, even
 the end every job must still come to its own end. `tests/jobs/test_interleavings.py` runs each two operations at once, held
 up at each row that they lock, and accepts only what one of the two orders would have given.
 `tests/jobs/test_mutations.py` plants bugs in the SQL, such as a fence that is not checked or locks taken in another order,
-and demands that these two find them. `make model` (`KILLATAMATA_MODEL_EXAMPLES=500`) runs longer, each time with other operations;
-`make chaos` sets it.
+and demands that these two find them. `make model` (`KILLATAMATA_MODEL_EXAMPLES=500`) runs
+longer, each time with other operations.
 """
 
 

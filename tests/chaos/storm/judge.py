@@ -12,8 +12,8 @@ import psutil
 
 from core.ids import decode
 from core.settings import Settings
-from jobs.models import TRANSITIONS
 from jobs.permits import BLIND_SECONDS, REREAD_SECONDS
+from jobs.states import FINAL
 from storage import MissingObject
 from storage.factory import open_store
 from tests.chaos.storm.books import Books, seconds
@@ -23,7 +23,6 @@ from tests.chaos.storm.ground import Json
 from tests.chaos.storm.plan import Wish
 from tests.chaos.storm.recovery import percentile
 
-FINAL = {state for state, following in TRANSITIONS.items() if not following}
 PERMIT_SECONDS = REREAD_SECONDS + 2.0
 """How long a run without its permit may go on before the replica asks again, on a busy machine; then come a step and, when
 that never ends, the engine's deadline."""
