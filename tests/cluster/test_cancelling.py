@@ -74,7 +74,7 @@ class Point:
         self.dispatching.start(painting)
 
     def in_fetch(self) -> None:
-        self._lingers("fetch_image")
+        self._lingers("picture")
 
     def in_encode(self) -> None:
         self._lingers("encode_picture")
