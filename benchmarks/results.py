@@ -82,14 +82,26 @@ def document(
 
 
 def render(latest: Mapping[str, Any]) -> str:
-    """`latest.json` as Markdown."""
-    busy = latest["busyBefore"]
-    loaded = "The machine was not idle: other" if busy > 0.1 else "Other"
-    lines = [
+    """`latest.json` of all benchmarks as Markdown."""
+    head = [
         "# Benchmarks",
         "",
         f"Made by `{COMMAND}`; do not edit. Every result is a ratio of two things measured in turn in one run, so that it",
         "says something on other machines too; the absolute numbers are this machine's.",
+    ]
+    return "\n".join(head) + "\n" + _run(latest)
+
+
+def render_apart(latest: Mapping[str, Any], names: Sequence[str]) -> str:
+    """`latest.json` of the benchmarks `names`, run by themselves, as a section to stand behind that."""
+    words = " ".join(names)
+    return f'\n## Measured apart\n\n`{COMMAND} ARGS="--append {words}"`\n' + _run(latest)
+
+
+def _run(latest: Mapping[str, Any]) -> str:
+    busy = latest["busyBefore"]
+    loaded = "The machine was not idle: other" if busy > 0.1 else "Other"
+    lines = [
         "",
         f"- Machine: {latest['machine']}",
         f"- Date: {latest['date']}",

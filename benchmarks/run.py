@@ -24,7 +24,7 @@ from benchmarks.large_body import large_body
 from benchmarks.media import image_decode
 from benchmarks.model_step import model_step
 from benchmarks.processes import ROOT
-from benchmarks.results import Result, Skipped, document, line, render
+from benchmarks.results import Result, Skipped, document, line, render, render_apart
 from benchmarks.rife_frame import rife_frame
 from benchmarks.services import running_postgres
 from benchmarks.status_http import status_http
@@ -89,6 +89,7 @@ def main(given: Sequence[str] | None = None) -> int:
         description="Measure, write benchmarks/results/latest.json, and after a run of all render benchmarks/RESULTS.md.",
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"only these: {', '.join(BENCHMARKS)}")
+    parser.add_argument("--append", action="store_true", help="render these few too, behind what RESULTS.md has")
     parser.add_argument("--strict", action="store_true", help="exit with 1 when a limit is not met")
     arguments = parser.parse_args(given)
     unknown = [name for name in arguments.names if name not in BENCHMARKS]
@@ -101,8 +102,11 @@ def main(given: Sequence[str] | None = None) -> int:
     LATEST.parent.mkdir(exist_ok=True)
     LATEST.write_text(json.dumps(latest, indent=2, ensure_ascii=False) + "\n")
     print(f"written: {LATEST.relative_to(ROOT)}")
-    if not arguments.names:
+    if arguments.names and arguments.append:
+        RENDERED.write_text(RENDERED.read_text() + render_apart(latest, arguments.names))
+    elif not arguments.names:
         RENDERED.write_text(render(latest))
+    if arguments.append or not arguments.names:
         print(f"rendered: {RENDERED.relative_to(ROOT)}")
     missed = [result["name"] for result in latest["results"] if result["met"] is False]
     if missed:

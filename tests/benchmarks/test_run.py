@@ -88,6 +88,18 @@ def test_a_run_of_some_leaves_the_page_alone(folder: Path) -> None:
     assert not (folder / "RESULTS.md").exists()
 
 
+def test_a_run_of_some_can_stand_behind_the_page(folder: Path) -> None:
+    assert run.main([]) == 0
+    before = (folder / "RESULTS.md").read_text()
+    assert run.main(["--append", "good"]) == 0
+    page = (folder / "RESULTS.md").read_text()
+    assert page.startswith(before)
+    apart = page.removeprefix(before)
+    assert '`make bench ARGS="--append good"`' in apart
+    assert apart.count("| met |") == 1
+    assert "bad" not in apart
+
+
 def test_a_benchmark_without_anything_to_measure_is_told_and_the_others_go_on(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
