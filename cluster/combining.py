@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -21,6 +20,7 @@ from media import excerpt
 from media.combine import combine
 from media.kinds import MAX_BYTES
 from storage import Store, open_store
+from storage.scratch import check_room, scratch
 
 STAGES = ("fetch", "combine", "publish")
 _FETCH_SECONDS = 120.0
@@ -45,13 +45,17 @@ def combined(places: Sequence[Place], wish: Wish, folder: str) -> Iterator[Any]:
         StoreUnavailable: the store fails.
     """
     store = open_store(Settings(), base_url="")
-    with tempfile.TemporaryDirectory(prefix="killatamata-combine-") as temporary:
-        paths = [Path(temporary) / f"{index:02}" for index in range(len(places))]
-        for index, (place, path) in enumerate(zip(places, paths, strict=True)):
-            with at(f"videoUrls[{index}]"):
-                _bring(place, path, store)
+    with scratch() as temporary:
+        brought: dict[Place, Path] = {}
+        for index, place in enumerate(places):
+            if place not in brought:
+                brought[place] = temporary / f"{index:02}"
+                with at(f"videoUrls[{index}]"):
+                    _bring(place, brought[place], store)
         yield None
-        target = Path(temporary) / "video.mp4"
+        paths = [brought[place] for place in places]
+        check_room(temporary, sum(path.stat().st_size for path in paths))
+        target = temporary / "video.mp4"
         done = combine(
             paths,
             target,
@@ -65,6 +69,7 @@ def combined(places: Sequence[Place], wish: Wish, folder: str) -> Iterator[Any]:
 
 
 def _bring(place: Place, path: Path, store: Store) -> None:
+    check_room(path.parent, MAX_BYTES["video"])
     with path.open("wb") as file:
         if place.key is not None:
             with store.open(place.key) as source:

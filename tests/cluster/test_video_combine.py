@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from fractions import Fraction
 from pathlib import Path
@@ -24,7 +25,7 @@ from jobs.artifacts import Artifacts, NoSuchFile
 from jobs.leases import Leases, Outcome
 from media.errors import InvalidMedia, MediaError, OverlapTooLong
 from media.video import VideoWriter
-from storage import Store, open_store
+from storage import Store, open_store, scratch
 from tests.cluster.serving_files import FileServer
 from tests.leasing import job_of, leased, new_pool, session
 
@@ -96,7 +97,7 @@ async def test_clips_become_one_film(
         "combine",
         "publish",
     ]
-    assert not list(Path("/tmp").glob("killatamata-combine-*"))
+    assert not list(Path(tempfile.gettempdir()).glob(f"{scratch.PREFIX}*"))
 
 
 async def test_what_a_clip_had_to_become_is_told(
@@ -156,6 +157,16 @@ async def test_an_overlap_as_long_as_a_clip_fails(
     assert raised.value.path == "videoUrls[1]"
 
 
+async def test_a_clip_that_comes_again_is_fetched_once(
+    steps_for: Callable[..., Awaitable[Steps]], files: FileServer, store: Store, tmp_path: Path
+) -> None:
+    one, two = files.add("a.mp4", clip(tmp_path, 5)), files.add("b.mp4", clip(tmp_path, 5, first=5))
+    outcome = await video_combine.combine(await steps_for(one, two, one, one))
+    found = numbers(store.read(outcome.outputs[0]["key"]))
+    assert found == [*range(10), *range(5), *range(5)]
+    assert sorted(files.served) == ["a.mp4", "b.mp4"]
+
+
 async def test_a_stop_ends_the_task_and_leaves_no_files(
     steps_for: Callable[..., Awaitable[Steps]], files: FileServer, tmp_path: Path
 ) -> None:
@@ -163,7 +174,7 @@ async def test_a_stop_ends_the_task_and_leaves_no_files(
     with pytest.raises(JobStopped):
         await stopped_once(files, steps)
     for _ in range(100):
-        if not list(Path("/tmp").glob("killatamata-combine-*")):
+        if not list(Path(tempfile.gettempdir()).glob(f"{scratch.PREFIX}*")):
             return
         await asyncio.sleep(0.1)
     raise AssertionError("temporary clips are left")
