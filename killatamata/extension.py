@@ -25,6 +25,15 @@ if TYPE_CHECKING:
 SLOWEST, FASTEST = 8, 30
 """What `sampledFps` may be."""
 
+_OURS = {
+    "durationFrames": "--seconds",
+    "durationSeconds": "--seconds",
+    "sampledFps": "--sampled-fps",
+    "overlapFrameImages": "--overlap",
+    "overlapFrameImageUrls": "--overlap",
+}
+"""Fields of the input that both clips must agree on, and what says them."""
+
 Watch: TypeAlias = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
 """From an accepted job to the finished one."""
 
@@ -51,8 +60,12 @@ class Extension:
         """Frames of the new clip, overlap included: 8n + 1.
 
         Raises:
-            NotExtensible: too many.
+            NotExtensible: too many, or a rate that is none of the model's.
         """
+        if not SLOWEST <= fps <= FASTEST:
+            raise NotExtensible(f"--sampled-fps is from {SLOWEST} to {FASTEST}, not {fps}")
+        if not 0 < self.seconds <= MAX_FRAMES:
+            raise NotExtensible(f"--seconds {self.seconds:g} is too much, or nothing")
         frames = max(MIN_FRAMES, clip_lengths_around(self.overlap + math.ceil(self.seconds * fps))[1])
         if frames > MAX_FRAMES:
             most = (MAX_FRAMES - self.overlap) // fps
@@ -72,9 +85,14 @@ async def extended(
         NotExtensible: the clip's rate or length do not allow it, or it is none; or no prompt is known.
         Refused, Unreachable, Damaged: as `Client`.
     """
+    for name, option in _OURS.items():
+        if name in wish.given:
+            raise NotExtensible(f"--input {name}=… cannot be: say it with {option}")
     seen = await asyncio.to_thread(_seen, clip)
     before = {} if made is None else dict(made["details"]["effectiveInput"])
-    fps = wish.sampled_fps or before.get("sampledFps") or sampled_rate(seen.rate)
+    fps = wish.sampled_fps
+    if fps is None:
+        fps = before.get("sampledFps") or sampled_rate(seen.rate)
     frames = wish.frames(fps)
     given: dict[str, Any] = {
         "prompt": before.get("prompt"),
@@ -104,7 +122,8 @@ async def extended(
         return job
     first = await api.upload(clip, "video/mp4", idempotency_key=f"{key}-clip")
     joined = {
-        "videoUrls": [first, *job["downloadableOutputUrls"]],
+        # Without its signature, which is another one each time: the service knows its own, and a repeat must say the same.
+        "videoUrls": [first, *(url.partition("?")[0] for url in job["downloadableOutputUrls"])],
         "overlapFrames": wish.overlap,
         "overlapFps": fps,
     }
@@ -128,15 +147,19 @@ def _seen(clip: Path) -> VideoInfo:
 
     try:
         return probe(clip)
-    except MediaError as error:
+    except (MediaError, OSError) as error:
         raise NotExtensible(f"{clip.name}: {error}") from error
 
 
 def _last_frames(clip: Path, count: int, fps: int, folder: Path) -> list[Path]:
     from media.excerpt import last_frames
 
+    try:
+        found = last_frames(clip, count, Fraction(fps))
+    except MediaError as error:
+        raise NotExtensible(f"{clip.name}: {error}") from error
     paths = []
-    for index, content in enumerate(last_frames(clip, count, Fraction(fps))):
+    for index, content in enumerate(found):
         paths.append(folder / f"frame-{index:02}.webp")
         paths[-1].write_bytes(content)
     return paths
@@ -153,6 +176,6 @@ def slice_of(path: Path, start: Fraction, seconds: Fraction) -> bytes:
     first, count = (round(value * SAMPLE_RATE) for value in (max(start, Fraction(0)), seconds))
     try:
         found = sound.decode(path, max_seconds=float(start + seconds) + 1, max_bytes=MAX_BYTES["audio"], cut=True)
-    except MediaError as error:
+    except (MediaError, OSError) as error:
         raise NotExtensible(f"{path.name}: {error}") from error
     return mezzanine.flac(fitted(found[:, first:], count))

@@ -378,6 +378,16 @@ def test_limits_are_held_and_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
                 together(tmp_path, clip)
 
 
+def test_all_together_are_no_longer_than_one_may_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clip = made(tmp_path / "a.mp4", 30)
+    monkeypatch.setattr("media.combine.MAX_CLIP_SECONDS", Fraction(12, 5))
+    assert together(tmp_path, clip, clip).frames == 60
+    (tmp_path / "out.mp4").unlink()
+    with pytest.raises(MediaTooLong, match="together"):
+        together(tmp_path, clip, clip, clip)
+    assert not (tmp_path / "out.mp4").exists()
+
+
 @pytest.mark.parametrize("place", [0, 1])
 def test_pixels_may_not_stretch_a_picture_beyond_the_limits(place: int, tmp_path: Path) -> None:
     wide = made(tmp_path / "wide.mp4", 5, aspect=Fraction(60))
