@@ -105,7 +105,7 @@ def place(index: int) -> str:
 @contextmanager
 def opened(path: Path, demuxer: str) -> Iterator[InputContainer]:
     """The clip's container, which may refer to no other file."""
-    with av.open(str(path), format=demuxer, options=_OPENED) as container:
+    with av.open(str(path), format=demuxer, options=_OPENED, metadata_errors="replace") as container:
         yield container
 
 
@@ -161,11 +161,11 @@ def source(path: Path, index: int) -> Source:
         if demuxer is None:
             raise UnsupportedMedia(named(index, f"the file is not {NAMES['video']}; send one that is."))
         try:
-            if is_cut_off(path):
-                raise InvalidMedia("the file is cut off; send it whole.")
             if demuxer == "mov":
                 with path.open("rb") as file:
                     check_index(file)
+            if is_cut_off(path):
+                raise InvalidMedia("the file is cut off; send it whole.")
             return _read(path, index, demuxer)
         except MediaError as problem:
             raise type(problem)(named(index, str(problem))) from problem

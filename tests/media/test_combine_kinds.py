@@ -378,6 +378,15 @@ def test_limits_are_held_and_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
                 together(tmp_path, clip)
 
 
+def test_names_in_another_encoding_than_utf_8_are_no_fault(tmp_path: Path) -> None:
+    clip = made(tmp_path / "a.mp4", 5)
+    content = clip.read_bytes()
+    assert content.count(b"VideoHandler") == 1
+    clip.write_bytes(content.replace(b"VideoHandler", "Vidéo-caméra".encode("latin-1")))
+    assert together(tmp_path, clip, clip).frames == 10
+    assert together(tmp_path, clip, clip, fps=Fraction(30)).method == "full"
+
+
 def test_all_together_are_no_longer_than_one_may_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clip = made(tmp_path / "a.mp4", 30)
     monkeypatch.setattr("media.combine.MAX_CLIP_SECONDS", Fraction(12, 5))
