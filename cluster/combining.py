@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -24,6 +25,8 @@ from storage.scratch import check_room, scratch
 
 STAGES = ("fetch", "combine", "publish")
 _FETCH_SECONDS = 120.0
+_FETCH_ALL_SECONDS = 900.0
+"""Of all clips: fifty servers that drip may not hold a slot for hours."""
 _COPY_BYTES = 1 << 20
 
 
@@ -47,11 +50,12 @@ def combined(places: Sequence[Place], wish: Wish, folder: str) -> Iterator[Any]:
     store = open_store(Settings(), base_url="")
     with scratch() as temporary:
         brought: dict[Place, Path] = {}
+        end = time.monotonic() + _FETCH_ALL_SECONDS
         for index, place in enumerate(places):
             if place not in brought:
                 brought[place] = temporary / f"{index:02}"
                 with at(f"videoUrls[{index}]"):
-                    _bring(place, brought[place], store)
+                    _bring(place, brought[place], store, end - time.monotonic())
         yield None
         paths = [brought[place] for place in places]
         check_room(temporary, sum(path.stat().st_size for path in paths))
@@ -68,7 +72,7 @@ def combined(places: Sequence[Place], wish: Wish, folder: str) -> Iterator[Any]:
         yield clips.outputs(target, excerpt.first_frame(target), film, done.fps, store)
 
 
-def _bring(place: Place, path: Path, store: Store) -> None:
+def _bring(place: Place, path: Path, store: Store, left_s: float) -> None:
     check_room(path.parent, MAX_BYTES["video"])
     with path.open("wb") as file:
         if place.key is not None:
@@ -81,7 +85,7 @@ def _bring(place: Place, path: Path, store: Store) -> None:
                 place.url or "",
                 file,
                 max_bytes=MAX_BYTES["video"],
-                timeout_s=_FETCH_SECONDS,
+                timeout_s=max(1.0, min(_FETCH_SECONDS, left_s)),
                 allow=parse_allowed(Settings().egress_allow),
                 accept="video/mp4, video/webm",
             )

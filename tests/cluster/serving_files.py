@@ -11,7 +11,12 @@ import pytest
 
 
 class FileServer:
-    """Files by name; `asked` is set once somebody waits for one that never comes. `served` are names, one a request."""
+    """Files by name; `asked` is set once somebody waits for one that never comes. `served` are names, one a request.
+
+    With a `gate` nobody is answered before so many ask at once.
+    """
+
+    gate: threading.Barrier | None = None
 
     def __init__(self) -> None:
         self._files: dict[str, bytes | None] = {}
@@ -25,6 +30,8 @@ class FileServer:
                 name = self.path.rpartition("/")[2]
                 content = outer._files.get(name)
                 outer.served.append(name)
+                if outer.gate is not None:
+                    outer.gate.wait(30)
                 if name in outer._files and content is None:
                     outer.asked.set()
                     outer._over.wait(60)

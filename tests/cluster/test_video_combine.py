@@ -14,9 +14,13 @@ import av
 import numpy as np
 import pytest
 
+from cluster import combining
 from cluster.chains import video_combine
+from cluster.combining import Wish, combined
 from cluster.conversation import JobStopped
 from cluster.steps import Steps
+from cluster.work import Place
+from core import egress
 from core.clock import now
 from core.database import Database
 from core.egress import FetchFailed
@@ -165,6 +169,22 @@ async def test_a_clip_that_comes_again_is_fetched_once(
     found = numbers(store.read(outcome.outputs[0]["key"]))
     assert found == [*range(10), *range(5), *range(5)]
     assert sorted(files.served) == ["a.mp4", "b.mp4"]
+
+
+def test_clips_that_drip_have_a_limit_together(
+    in_cluster: None, files: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[float] = []
+
+    async def download(url: str, file: Any, *, timeout_s: float, **_: Any) -> None:
+        asked.append(timeout_s)
+        file.write(clip(tmp_path, 5))
+
+    monkeypatch.setattr(egress, "download", download)
+    monkeypatch.setattr(combining, "_FETCH_ALL_SECONDS", 0.0)
+    places = [Place(url=f"{files.url}/{name}.mp4") for name in "ab"]
+    next(combined(places, Wish(0, None, None), "jobs/a/1"))
+    assert asked == [1.0, 1.0]
 
 
 async def test_a_stop_ends_the_task_and_leaves_no_files(
