@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -21,9 +21,12 @@ from media import excerpt
 from media.combine import combine
 from media.kinds import MAX_BYTES
 from storage import Store, open_store
+from storage.scratch import check_room, scratch
 
 STAGES = ("fetch", "combine", "publish")
 _FETCH_SECONDS = 120.0
+_FETCH_ALL_SECONDS = 900.0
+"""Of all clips: fifty servers that drip may not hold a slot for hours."""
 _COPY_BYTES = 1 << 20
 
 
@@ -45,13 +48,18 @@ def combined(places: Sequence[Place], wish: Wish, folder: str) -> Iterator[Any]:
         StoreUnavailable: the store fails.
     """
     store = open_store(Settings(), base_url="")
-    with tempfile.TemporaryDirectory(prefix="killatamata-combine-") as temporary:
-        paths = [Path(temporary) / f"{index:02}" for index in range(len(places))]
-        for index, (place, path) in enumerate(zip(places, paths, strict=True)):
-            with at(f"videoUrls[{index}]"):
-                _bring(place, path, store)
+    with scratch() as temporary:
+        brought: dict[Place, Path] = {}
+        end = time.monotonic() + _FETCH_ALL_SECONDS
+        for index, place in enumerate(places):
+            if place not in brought:
+                brought[place] = temporary / f"{index:02}"
+                with at(f"videoUrls[{index}]"):
+                    _bring(place, brought[place], store, end - time.monotonic())
         yield None
-        target = Path(temporary) / "video.mp4"
+        paths = [brought[place] for place in places]
+        check_room(temporary, sum(path.stat().st_size for path in paths))
+        target = temporary / "video.mp4"
         done = combine(
             paths,
             target,
@@ -64,7 +72,8 @@ def combined(places: Sequence[Place], wish: Wish, folder: str) -> Iterator[Any]:
         yield clips.outputs(target, excerpt.first_frame(target), film, done.fps, store)
 
 
-def _bring(place: Place, path: Path, store: Store) -> None:
+def _bring(place: Place, path: Path, store: Store, left_s: float) -> None:
+    check_room(path.parent, MAX_BYTES["video"])
     with path.open("wb") as file:
         if place.key is not None:
             with store.open(place.key) as source:
@@ -76,7 +85,7 @@ def _bring(place: Place, path: Path, store: Store) -> None:
                 place.url or "",
                 file,
                 max_bytes=MAX_BYTES["video"],
-                timeout_s=_FETCH_SECONDS,
+                timeout_s=max(1.0, min(_FETCH_SECONDS, left_s)),
                 allow=parse_allowed(Settings().egress_allow),
                 accept="video/mp4, video/webm",
             )

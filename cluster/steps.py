@@ -36,6 +36,8 @@ from models.base import SPOILT
 from storage import StoreUnavailable
 
 _PROGRESS_SECONDS = 0.5
+_PICTURES_AT_ONCE = 4
+"""So that servers which answer slowly hold up a pool's slot for minutes at most, and decoding stays within 2 GB."""
 _MODEL_SHARE = 0.95
 """Share of a job's progress that an only model step makes up; encoding and publishing are the rest."""
 
@@ -137,18 +139,33 @@ class Steps:
         if not references:
             return []
         async with self.stage("fetch"):
-            return [await self.picture(path, reference) for path, reference in references.items()]
+            return await self.pictures(references)
 
-    async def picture(
-        self, path: str, reference: str | Mapping[str, Any], canvas: tuple[int, int] | None = None
-    ) -> Fetched:
-        """The picture at `path` of the input, as `fetch` gives them; within a stage of the caller's.
+    async def pictures(
+        self, references: Mapping[str, str | Mapping[str, Any]], canvas: tuple[int, int] | None = None
+    ) -> list[Fetched]:
+        """The pictures of the input, as `fetch` gives them, a few at once; within a stage of the caller's.
 
         With a `canvas` (width, height) the pixels fill it, what stands out is cut evenly.
 
         Raises:
             FetchFailed, MediaError, StoreUnavailable: as `fetch`.
         """
+        room = asyncio.Semaphore(_PICTURES_AT_ONCE)
+
+        async def one(path: str, reference: str | Mapping[str, Any]) -> Fetched:
+            async with room:
+                return await self._picture(path, reference, canvas)
+
+        fetching = [asyncio.ensure_future(one(path, reference)) for path, reference in references.items()]
+        try:
+            return list(await asyncio.gather(*fetching))
+        finally:
+            for each in fetching:
+                each.cancel()
+            await asyncio.gather(*fetching, return_exceptions=True)
+
+    async def _picture(self, path: str, reference: str | Mapping[str, Any], canvas: tuple[int, int] | None) -> Fetched:
         with at(path):
             place = await self.place(reference, "image")
             return Fetched(path, *await self._fetched(work.picture, place, canvas))

@@ -6,8 +6,7 @@ that the caller gets. Both are drawn chunk by chunk, on the machine that makes t
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from media.clip import SAMPLE_RATE, Clip, counted, lasting
 from storage import Artifact, Store
+from storage.scratch import scratch
 
 if TYPE_CHECKING:
     import numpy as np
@@ -66,17 +66,27 @@ class Film:
 Sink = Mezzanine | Film
 
 
-def take(sink: Sink, clip: Clip, store: Store) -> StoredClip | list[dict[str, Any]]:
+def _silently() -> None:
+    return
+
+
+def take(
+    sink: Sink, clip: Clip, store: Store, on_drawn: Callable[[], None] = _silently
+) -> StoredClip | list[dict[str, Any]]:
     """Draw the whole of `clip` into `sink`: a stored clip, or the outputs of a job, its file first.
+
+    `on_drawn` is called after the last frame: what follows is the store's work alone.
 
     Raises:
         Miscounted: it had another number of frames than it said; nothing is stored.
         StoreUnavailable: the store fails.
     """
-    return _keep(sink, clip, store) if isinstance(sink, Mezzanine) else publish(sink, clip, store)
+    if isinstance(sink, Mezzanine):
+        return _keep(sink, clip, store, on_drawn)
+    return publish(sink, clip, store, on_drawn)
 
 
-def _keep(sink: Mezzanine, clip: Clip, store: Store) -> StoredClip:
+def _keep(sink: Mezzanine, clip: Clip, store: Store, on_drawn: Callable[[], None]) -> StoredClip:
     from media import mezzanine
 
     sound = None
@@ -86,12 +96,15 @@ def _keep(sink: Mezzanine, clip: Clip, store: Store) -> StoredClip:
         with mezzanine.MezzanineWriter(draft, clip.width, clip.height, clip.fps) as writer:
             for chunk in counted(clip):
                 writer.write(chunk)
+        on_drawn()
         picture = draft.keep().key
     return StoredClip(picture, sound, clip.width, clip.height, clip.frames, str(clip.fps))
 
 
-def publish(film: Film, clip: Clip, store: Store) -> list[dict[str, Any]]:
+def publish(film: Film, clip: Clip, store: Store, on_drawn: Callable[[], None] = _silently) -> list[dict[str, Any]]:
     """Draw the whole of `clip` into a file, and store it with a poster and a thumbnail; the outputs, the file first.
+
+    `on_drawn` is that of `take`.
 
     Raises:
         Miscounted: the clip has another number of frames than it said.
@@ -101,8 +114,8 @@ def publish(film: Film, clip: Clip, store: Store) -> list[dict[str, Any]]:
 
     clip = lasting(clip, film.frames)
     first: npt.NDArray[np.uint8] | None = None
-    with tempfile.TemporaryDirectory(prefix="killatamata-film-") as folder:
-        path = Path(folder) / "video.mp4"
+    with scratch() as folder:
+        path = folder / "video.mp4"
         with VideoWriter(
             path,
             width=film.width,
@@ -116,6 +129,7 @@ def publish(film: Film, clip: Clip, store: Store) -> list[dict[str, Any]]:
             for chunk in counted(clip):
                 first = chunk[:1].copy() if first is None else first
                 writer.write(chunk)
+        on_drawn()
         assert first is not None
         return outputs(path, first, film, clip.fps, store)
 

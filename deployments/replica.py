@@ -230,11 +230,15 @@ class Replica:
             await over.wait()
         del reference
 
+    def _rest(self) -> None:
+        """The engine is done. How long a store may take is the store's to say, and the deadline's."""
+        self._moved_at = None
+
     def _make(self, request: Any, sink: Sink | None, on_step: OnStep) -> tuple[Any, dict[str, Any]]:
         """The result, or what became of the clip that it is; and its details, complete only now."""
         with ExitStack() as stack:
             result = self._engine.run(with_clips(request, self._store, stack), on_step)
-            made = result if sink is None else clips.take(sink, result, self._store)
+            made = result if sink is None else clips.take(sink, result, self._store, self._rest)
             return made, result.details
 
 

@@ -26,6 +26,15 @@ if TYPE_CHECKING:
 SLOWEST, FASTEST = 8, 30
 """What `sampledFps` may be."""
 
+_OURS = {
+    "durationFrames": "--seconds",
+    "durationSeconds": "--seconds",
+    "sampledFps": "--sampled-fps",
+    "overlapFrameImages": "--overlap",
+    "overlapFrameImageUrls": "--overlap",
+}
+"""Fields of the input that both clips must agree on, and what says them."""
+
 Watch: TypeAlias = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
 """From an accepted job to the finished one."""
 
@@ -52,8 +61,12 @@ class Extension:
         """Frames of the new clip, overlap included: 8n + 1.
 
         Raises:
-            NotExtensible: too many.
+            NotExtensible: too many, or a rate that is none of the model's.
         """
+        if not SLOWEST <= fps <= FASTEST:
+            raise NotExtensible(f"--sampled-fps is from {SLOWEST} to {FASTEST}, not {fps}")
+        if not 0 < self.seconds <= MAX_FRAMES:
+            raise NotExtensible(f"--seconds {self.seconds:g} is too much, or nothing")
         frames = max(MIN_FRAMES, clip_lengths_around(self.overlap + math.ceil(self.seconds * fps))[1])
         if frames > MAX_FRAMES:
             most = (MAX_FRAMES - self.overlap) // fps
@@ -73,9 +86,14 @@ async def extended(
         NotExtensible: the clip's rate or length do not allow it, or it is none; or no prompt is known.
         Refused, Unreachable, Damaged: as `Client`.
     """
+    for name, option in _OURS.items():
+        if name in wish.given:
+            raise NotExtensible(f"--input {name}=… cannot be: say it with {option}")
     seen = await asyncio.to_thread(_seen, clip)
     before = {} if made is None else dict(made["details"]["effectiveInput"])
-    fps = wish.sampled_fps or before.get("sampledFps") or sampled_rate(seen.rate)
+    fps = wish.sampled_fps
+    if fps is None:
+        fps = before.get("sampledFps") or sampled_rate(seen.rate)
     frames = wish.frames(fps)
     given: dict[str, Any] = {
         "prompt": before.get("prompt"),
@@ -105,7 +123,8 @@ async def extended(
         return job
     first = await api.upload(clip, "video/mp4", idempotency_key=f"{key}-clip")
     joined = {
-        "videoUrls": [first, *job["downloadableOutputUrls"]],
+        # Without its signature, which is another one each time: the service knows its own, and a repeat must say the same.
+        "videoUrls": [first, *(url.partition("?")[0] for url in job["downloadableOutputUrls"])],
         "overlapFrames": wish.overlap,
         "overlapFps": fps,
     }
@@ -128,7 +147,7 @@ def sampled_rate(rate: Fraction) -> int:
 def _told(path: Path) -> Iterator[None]:
     try:
         yield
-    except MediaError as error:
+    except (MediaError, OSError) as error:
         raise NotExtensible(f"{path.name}: {error}") from error
 
 
@@ -142,10 +161,10 @@ def _seen(clip: Path) -> VideoInfo:
 def _last_frames(clip: Path, count: int, fps: int, folder: Path) -> list[Path]:
     from media.excerpt import last_frames
 
-    paths = []
     with _told(clip):
-        frames = last_frames(clip, count, Fraction(fps))
-    for index, content in enumerate(frames):
+        found = last_frames(clip, count, Fraction(fps))
+    paths = []
+    for index, content in enumerate(found):
         paths.append(folder / f"frame-{index:02}.webp")
         paths[-1].write_bytes(content)
     return paths

@@ -13,9 +13,10 @@ from media.combine_copy import write_copied
 from media.combine_fit import canvas_of, is_hdr, is_letterboxed, is_scaled
 from media.combine_full import write_encoded
 from media.combine_smart import NotSmart, smart_plan
-from media.combine_source import UPRIGHT, Source, source
+from media.combine_source import MAX_CLIP_SECONDS, UPRIGHT, Source, source
 from media.combine_target import WORKERS
 from media.combine_timeline import Part, timeline
+from media.errors import MediaTooLong
 
 MIN_RATE, MAX_RATE = Fraction(1), Fraction(60)
 """Frames a second of a result; the first clip's rate is held within when none is asked for."""
@@ -64,7 +65,7 @@ def combine(
     Raises:
         ValueError: no clips, a negative overlap, or a rate that is not positive.
         InvalidMedia: a clip is empty, broken, cut off or too large; `NoPicture` if it has no video stream.
-        MediaTooLong: a clip lasts longer than an hour.
+        MediaTooLong: a clip, or all of them together, last longer than an hour.
         UnsupportedMedia: a clip is neither MP4 nor WebM, or in a format that cannot be decoded.
         OverlapTooLong: a clip after the first is no longer than what is cut.
     """
@@ -74,6 +75,10 @@ def combine(
         sources = list(pool.map(source, clips, range(len(clips))))
     fps = frame_rate or _rate_of(sources[0])
     parts = timeline(sources, overlap_frames / (overlap_fps or fps), fps)
+    if parts[-1].end_slot / fps > MAX_CLIP_SECONDS:
+        raise MediaTooLong(
+            f"The clips last {float(parts[-1].end_slot / fps):.0f} s together; send at most {MAX_CLIP_SECONDS} s."
+        )
     try:
         return _joined(parts, target, fps, on_clip)
     except BaseException:

@@ -16,7 +16,7 @@ from av.packet import Packet
 
 from core.money import round_half_up
 from media.clip import SAMPLE_RATE
-from media.combine_source import Source, blamed, opened
+from media.combine_source import Source, blamed, check_sound, opened
 from media.combine_timeline import Part
 
 GAP = Fraction(1, 50)
@@ -107,6 +107,7 @@ def _placed(source: Source) -> Iterator[tuple[int, Block]]:
                 time = frame.pts * frame.time_base - source.start
             its_form = (frame.format.name, frame.layout.name, frame.sample_rate)
             if resampler is None or its_form != form or abs(time - expected) > GAP:
+                check_sound(frame.sample_rate, frame.layout.nb_channels)
                 if resampler is not None:
                     for block in _drained(resampler, None):
                         yield place, block

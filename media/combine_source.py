@@ -19,13 +19,18 @@ from av.video.stream import VideoStream
 from media.arithmetic import frame_rate
 from media.errors import InvalidMedia, MediaError, MediaTooLong, NoPicture, UnsupportedMedia
 from media.frames import BT709, LIMITED
+from media.index import check_index
 from media.kinds import MAX_BYTES, NAMES, sniff
+from media.sound import MAX_CHANNELS, MAX_RATE, MIN_RATE
 from media.whole import is_cut_off
 
 MAX_CLIP_SECONDS = 3600
 MAX_CLIP_PIXELS = 4096 * 2304
-"""Of one frame: 4K of cinemas and of television."""
+"""Of one frame, also in square pixels: 4K of cinemas and of television."""
+MAX_CLIP_SIDE = 8192
+MAX_CLIP_FRAMES = MAX_CLIP_SECONDS * 240
 
+_OPENED = {"protocol_whitelist": "file", "max_pixels": str(MAX_CLIP_PIXELS)}
 _DEMUXERS = {"video/mp4": "mov", "video/webm": "matroska"}
 _NTSC_RATES = {frame_rate(value) for value in (23.976, 29.97, 47.952, 59.94)}
 
@@ -100,7 +105,7 @@ def place(index: int) -> str:
 @contextmanager
 def opened(path: Path, demuxer: str) -> Iterator[InputContainer]:
     """The clip's container, which may refer to no other file."""
-    with av.open(str(path), format=demuxer, options={"protocol_whitelist": "file"}) as container:
+    with av.open(str(path), format=demuxer, options=_OPENED, metadata_errors="replace") as container:
         yield container
 
 
@@ -156,6 +161,9 @@ def source(path: Path, index: int) -> Source:
         if demuxer is None:
             raise UnsupportedMedia(named(index, f"the file is not {NAMES['video']}; send one that is."))
         try:
+            if demuxer == "mov":
+                with path.open("rb") as file:
+                    check_index(file)
             if is_cut_off(path):
                 raise InvalidMedia("the file is cut off; send it whole.")
             return _read(path, index, demuxer)
@@ -178,12 +186,16 @@ def _read(path: Path, index: int, demuxer: str) -> Source:
         has_sound = bool(container.streams.audio)
         if has_sound and container.streams.audio[0].codec_context is None:
             raise UnsupportedMedia("the sound is in an unknown format; send AAC, MP3, Opus, Vorbis or FLAC.")
+        if has_sound:
+            check_sound(container.streams.audio[0].sample_rate, container.streams.audio[0].channels)
         has_alpha = stream.metadata.get("alpha_mode") == "1"
         is_deep = False
         expected = len(stream.index_entries) if demuxer == "mov" else 0
         stream.thread_type = "SLICE"
         pts, keys, shown, look, end = array("q"), bytearray(), array("q"), None, 0
-        for packet in container.demux(stream):
+        for number, packet in enumerate(container.demux(stream)):
+            if number > MAX_CLIP_FRAMES:
+                raise InvalidMedia(f"the clip has more than {MAX_CLIP_FRAMES} frames; send a shorter one.")
             if packet.is_corrupt:
                 raise InvalidMedia("the file is cut off; send it whole.")
             if look is None:
@@ -203,6 +215,7 @@ def _read(path: Path, index: int, demuxer: str) -> Source:
         raise InvalidMedia("the clip has no frame that can be decoded; send one that plays.")
     if len(pts) < expected:
         raise InvalidMedia("the file is cut off; send it whole.")
+    _check_shown(look)
     shown = array("q", sorted(shown))
     rate, mean_rate, length = _timing(shown, end, time_base, [rate for rate in rates if rate])
     if length > MAX_CLIP_SECONDS:
@@ -227,6 +240,28 @@ def _read(path: Path, index: int, demuxer: str) -> Source:
         rate=rate,
         mean_rate=mean_rate,
     )
+
+
+def check_sound(rate: int, channels: int) -> None:
+    """Refuse sound of which a moment could fill the memory once it is brought to our rate.
+
+    Raises:
+        InvalidMedia: an impossible rate, or too many channels.
+    """
+    if not MIN_RATE <= rate <= MAX_RATE or not 1 <= channels <= MAX_CHANNELS:
+        raise InvalidMedia(
+            f"the sound has {rate} samples a second in {channels} channels; {MIN_RATE} to {MAX_RATE} in 1 to "
+            f"{MAX_CHANNELS} are accepted."
+        )
+
+
+def _check_shown(look: Look) -> None:
+    width, height = look.shown
+    if max(width, height) > MAX_CLIP_SIDE or width * height > MAX_CLIP_PIXELS:
+        raise InvalidMedia(
+            f"the picture is shown with {width}×{height} square pixels; send at most {MAX_CLIP_PIXELS}, "
+            f"{MAX_CLIP_SIDE} a side."
+        )
 
 
 def look_of(frame: av.VideoFrame, aspect: Fraction | None) -> Look:

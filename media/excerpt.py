@@ -27,7 +27,7 @@ def first_frame(path: Path) -> npt.NDArray[np.uint8]:
     """
     import numpy as np
 
-    with opened(path, "video", MAX_BYTES["video"]) as (container, _):
+    with opened(path, "video", path.stat().st_size) as (container, _):
         for frame in container.decode(video=0):
             planes = np.empty((1, frame.height * 3 // 2, frame.width), np.uint8)
             planes_into(frame.reformat(format="yuv420p"), planes[0])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Iterator
 from fractions import Fraction
 from types import TracebackType
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self, TypeAlias
 
 from media.clip import CHUNK_FRAMES, SAMPLE_RATE
 from media.errors import MezzanineBroken
-from media.frames import BT709, LIMITED, check_canvas, check_chunk, frame_of, planes_into
+from media.frames import BT709, LIMITED, check_canvas, check_chunk, default_threads, frame_of, planes_into
 
 if TYPE_CHECKING:
     import av
@@ -75,7 +74,7 @@ class MezzanineWriter:
     """
 
     def __init__(self, file: Writable, width: int, height: int, fps: Fraction, *, threads: int | None = None) -> None:
-        """Ready for frames of `width` x `height` pixels; `threads` of the encoder, by default the process's cores.
+        """Ready for frames of `width` x `height` pixels; `threads` of the encoder, by default `default_threads`.
 
         Raises:
             ValueError: the canvas or the rate cannot be.
@@ -96,7 +95,7 @@ class MezzanineWriter:
         context.time_base = self._tick
         context.color_primaries = context.color_trc = context.colorspace = BT709
         context.color_range = LIMITED
-        context.thread_count = threads or len(os.sched_getaffinity(0))
+        context.thread_count = threads or default_threads()
         context.thread_type = "FRAME"
 
     def write(self, chunk: Planes) -> None:
@@ -146,7 +145,7 @@ def read(file: Readable, *, frames: int | None = None, threads: int | None = Non
     """The frames of a mezzanine, in order, as chunks of 1 to 16: uint8 (n, height * 3 / 2, width), each a new array.
 
     `file` is only read forward. Its end cannot be told from a cut between two frames: either give `frames`, how many
-    there must be, or count them. `threads` are the decoder's, by default the process's cores.
+    there must be, or count them. `threads` are the decoder's, by default `default_threads`.
 
     Raises:
         MezzanineBroken: the file is cut off or foreign, or has another number of frames.
@@ -160,7 +159,7 @@ def read(file: Readable, *, frames: int | None = None, threads: int | None = Non
         with av.open(_Source(file), "r", format="matroska") as container:
             stream = _picture(container)
             stream.codec_context.thread_type = "FRAME"
-            stream.codec_context.thread_count = threads or len(os.sched_getaffinity(0))
+            stream.codec_context.thread_count = threads or default_threads()
             for frame in container.decode(stream):
                 if frame.is_corrupt or (frame.width, frame.height) != (stream.width, stream.height):
                     raise MezzanineBroken(f"the mezzanine's frame {total} is broken")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, BinaryIO, TypeAlias
 
 from media import kinds
 from media.errors import InvalidMedia, UnsupportedMedia
+from media.index import check_index
 
 if TYPE_CHECKING:
     import av
@@ -61,6 +62,8 @@ def opened(source: Source, kind: kinds.Kind, max_bytes: int) -> Iterator[tuple[a
             raise UnsupportedMedia(f"This {kind} file is none of {kinds.NAMES[kind]}; convert it to one of them.")
         if mime_type == "audio/wav" and _lacks(head, size):
             raise InvalidMedia("The WAV file is cut off: it is shorter than it declares. Send the whole file.")
+        if _DEMUXERS[mime_type] == "mov":
+            check_index(file)
         file.seek(0)
         try:
             demuxer, options = _DEMUXERS[mime_type], {"max_pixels": str(MAX_PIXELS)}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from contextlib import suppress
 from fractions import Fraction
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Self, TypeAlias
 from uuid import UUID
 
 from media.clip import SAMPLE_RATE, sound_samples
-from media.frames import BT709, LIMITED, check_canvas, check_chunk, frame_of
+from media.frames import BT709, LIMITED, check_canvas, check_chunk, default_threads, frame_of
 
 if TYPE_CHECKING:
     import av
@@ -39,14 +38,14 @@ def configure(
     """Set up a libx264 encoder as all our mp4s are made: what it makes fits between packets of such files.
 
     H.264 High, yuv420p, BT.709 in limited range, closed groups of a second at most. Frame threads, which cost no quality
-    where slices do; `threads` of them, by default the process's cores.
+    where slices do; `threads` of them, by default `default_threads`.
     """
     context.width, context.height, context.pix_fmt = width, height, "yuv420p"
     context.framerate, context.time_base = fps, 1 / fps
     context.gop_size = max(1, round(fps))
     context.color_primaries = context.color_trc = context.colorspace = BT709
     context.color_range = LIMITED
-    context.thread_count = threads or len(os.sched_getaffinity(0))
+    context.thread_count = threads or default_threads()
     context.thread_type = "FRAME"
     context.options = {"preset": PRESET, "crf": str(CRF), "profile": "high"}
 
@@ -76,7 +75,7 @@ class VideoWriter:
 
         `sound` is float32 (2, n) at 48 kHz, cut or followed by silence to the picture's length; None is silence.
         `metadata` has some of `TAGS`, `xmp` is a packet of more. `threads` are the encoder's,
-        by default the process's cores.
+        by default `default_threads`.
 
         Raises:
             ValueError: a canvas, the rate, the sound or the metadata cannot be.

@@ -92,9 +92,8 @@ async def _fetched(steps: Steps, frames: int) -> tuple[dict[str, Any], Any, list
     pictures: dict[str, Any] = {}
     sound = None
     async with steps.stage("fetch"):
-        for name, reference in places.items():
-            found = await steps.picture(name, reference, canvas)
-            pictures[name] = found.pixels
+        for found in await steps.pictures(places, canvas):
+            pictures[found.path] = found.pixels
             changes += [*found.adjustments(), *_covered(found, canvas)]
         if spoken is not None:
             fps = Fraction(given["sampledFps"])

@@ -11,10 +11,16 @@ import pytest
 
 
 class FileServer:
-    """Files by name; `asked` is set once somebody waits for one that never comes."""
+    """Files by name; `asked` is set once somebody waits for one that never comes. `served` are names, one a request.
+
+    With a `gate` nobody is answered before so many ask at once.
+    """
+
+    gate: threading.Barrier | None = None
 
     def __init__(self) -> None:
         self._files: dict[str, bytes | None] = {}
+        self.served: list[str] = []
         self.asked = threading.Event()
         self._over = threading.Event()
         outer = self
@@ -23,6 +29,9 @@ class FileServer:
             def do_GET(self) -> None:
                 name = self.path.rpartition("/")[2]
                 content = outer._files.get(name)
+                outer.served.append(name)
+                if outer.gate is not None:
+                    outer.gate.wait(30)
                 if name in outer._files and content is None:
                     outer.asked.set()
                     outer._over.wait(60)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from fractions import Fraction
 from pathlib import Path
@@ -13,9 +14,13 @@ import av
 import numpy as np
 import pytest
 
+from cluster import combining
 from cluster.chains import video_combine
+from cluster.combining import Wish, combined
 from cluster.conversation import JobStopped
 from cluster.steps import Steps
+from cluster.work import Place
+from core import egress
 from core.clock import now
 from core.database import Database
 from core.egress import FetchFailed
@@ -24,7 +29,7 @@ from jobs.artifacts import Artifacts, NoSuchFile
 from jobs.leases import Leases, Outcome
 from media.errors import InvalidMedia, MediaError, OverlapTooLong
 from media.video import VideoWriter
-from storage import Store, open_store
+from storage import Store, open_store, scratch
 from tests.cluster.serving_files import FileServer
 from tests.leasing import job_of, leased, new_pool, session
 
@@ -96,7 +101,7 @@ async def test_clips_become_one_film(
         "combine",
         "publish",
     ]
-    assert not list(Path("/tmp").glob("killatamata-combine-*"))
+    assert not list(Path(tempfile.gettempdir()).glob(f"{scratch.PREFIX}*"))
 
 
 async def test_what_a_clip_had_to_become_is_told(
@@ -156,6 +161,32 @@ async def test_an_overlap_as_long_as_a_clip_fails(
     assert raised.value.path == "videoUrls[1]"
 
 
+async def test_a_clip_that_comes_again_is_fetched_once(
+    steps_for: Callable[..., Awaitable[Steps]], files: FileServer, store: Store, tmp_path: Path
+) -> None:
+    one, two = files.add("a.mp4", clip(tmp_path, 5)), files.add("b.mp4", clip(tmp_path, 5, first=5))
+    outcome = await video_combine.combine(await steps_for(one, two, one, one))
+    found = numbers(store.read(outcome.outputs[0]["key"]))
+    assert found == [*range(10), *range(5), *range(5)]
+    assert sorted(files.served) == ["a.mp4", "b.mp4"]
+
+
+def test_clips_that_drip_have_a_limit_together(
+    in_cluster: None, files: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[float] = []
+
+    async def download(url: str, file: Any, *, timeout_s: float, **_: Any) -> None:
+        asked.append(timeout_s)
+        file.write(clip(tmp_path, 5))
+
+    monkeypatch.setattr(egress, "download", download)
+    monkeypatch.setattr(combining, "_FETCH_ALL_SECONDS", 0.0)
+    places = [Place(url=f"{files.url}/{name}.mp4") for name in "ab"]
+    next(combined(places, Wish(0, None, None), "jobs/a/1"))
+    assert asked == [1.0, 1.0]
+
+
 async def test_a_stop_ends_the_task_and_leaves_no_files(
     steps_for: Callable[..., Awaitable[Steps]], files: FileServer, tmp_path: Path
 ) -> None:
@@ -163,7 +194,7 @@ async def test_a_stop_ends_the_task_and_leaves_no_files(
     with pytest.raises(JobStopped):
         await stopped_once(files, steps)
     for _ in range(100):
-        if not list(Path("/tmp").glob("killatamata-combine-*")):
+        if not list(Path(tempfile.gettempdir()).glob(f"{scratch.PREFIX}*")):
             return
         await asyncio.sleep(0.1)
     raise AssertionError("temporary clips are left")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from fractions import Fraction
 from typing import Any
@@ -217,6 +218,19 @@ async def test_a_bad_file_is_named(
         await video_generate.generate(steps)
     assert raised.value.path == field
     assert handle.streams == []
+
+
+async def test_pictures_are_fetched_a_few_at_once_and_the_first_bad_one_ends_it(
+    steps_for: Make, handle: HandleDouble, files: FileServer
+) -> None:
+    files.gate = threading.Barrier(4)
+    urls = [files.add(f"{number}.png", picture(320, 256, "red")) for number in range(8)]
+    await video_generate.generate(await steps_for(overlapFrameImages=urls, durationFrames=9))
+    files.gate = None
+    slow = [files.hang("slow.png"), *urls[:2], files.add("bad.png", b"GIF89a"), *urls[4:7]]
+    with pytest.raises(MediaError) as raised:
+        await video_generate.generate(await steps_for(overlapFrameImages=slow, durationFrames=9))
+    assert raised.value.path == "overlapFrameImages[3]"
 
 
 def _mute() -> bytes:

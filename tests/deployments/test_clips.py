@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import io
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import asdict
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -16,13 +18,14 @@ import pytest
 from PIL import Image
 
 from deployments import clips
-from deployments.clips import Film, Mezzanine, StoredClip
+from deployments.clips import Film, Mezzanine, Sink, StoredClip
 from deployments.replica import with_clips
+from media import video
 from media.clip import Clip, Miscounted, counted, sound_samples
 from media.sound import decode
 from media.video import XMP_BOX
 from models.rife import InterpolationRequest
-from storage import MissingObject
+from storage import Artifact, MissingObject, StoreUnavailable
 from storage.local import LocalStore
 
 FPS = Fraction(25)
@@ -131,3 +134,34 @@ def test_a_clip_that_is_gone_is_an_error(store: LocalStore) -> None:
     store.delete(stored.picture)
     with pytest.raises(MissingObject), clips.opened(stored, store):
         pass
+
+
+class Watched(LocalStore):
+    """A store that says when it begins to take something."""
+
+    said: list[str]
+
+    def put(self, key: str, *given: Any, **named: Any) -> Artifact:
+        self.said.append(key)
+        return super().put(key, *given, **named)
+
+
+@pytest.mark.parametrize(
+    ("sink", "before"), [(Mezzanine("jobs/a/1"), ["jobs/a/1/sound.flac"]), (Film("jobs/a/1", 64, 48, 20), [])]
+)
+def test_the_engine_is_done_before_the_store_takes_what_it_made(tmp_path: Path, sink: Sink, before: list[str]) -> None:
+    store = Watched(tmp_path / "storage", "", None)
+    store.said = []
+    drawn: list[list[str]] = []
+    clips.take(sink, clip(20), store, lambda: drawn.append(list(store.said)))
+    assert drawn == [before]
+
+
+def test_a_full_disk_is_nobodys_fault(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise av.error.OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(video.VideoWriter, "write", full)
+    with pytest.raises(StoreUnavailable, match="ENOSPC"):
+        clips.take(Film("jobs/a/1", 64, 48, 20), clip(20), store)
+    assert list(store.keys()) == []

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
 import random
+import threading
 import weakref
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
@@ -19,7 +21,9 @@ from pydantic import ValidationError
 from ray.exceptions import ObjectLostError
 
 from core.database import Database
+from deployments import clips
 from deployments import replica as replica_module
+from deployments.clips import Mezzanine
 from deployments.messages import Call, End, Faulted, Finished, Halted, Message, Progress, Started
 from deployments.replica import Replica, ReplicaArgs, with_objects
 from jobs import permits
@@ -211,6 +215,28 @@ async def test_health_follows_the_engines_progress_and_its_own_word(
     with pytest.raises(NotReady):
         await replica.check_health()
     journal.folder.mkdir()
+
+
+async def test_a_store_that_takes_long_is_not_the_engines_lack_of_progress(
+    replica: RecordingReplica, call: Callable[[Ask], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storing, stored = threading.Event(), threading.Event()
+
+    def take(sink: Any, clip: Any, store: Any, on_drawn: Callable[[], None]) -> str:
+        on_drawn()
+        storing.set()
+        assert stored.wait(30)
+        return "kept"
+
+    monkeypatch.setattr(clips, "take", take)
+    asked = await call(Ask("slow store"))
+    stream = replica.run(dataclasses.replace(asked, sink=Mezzanine("jobs/a/1")))
+    assert isinstance(await anext(stream), Started)
+    assert await asyncio.to_thread(storing.wait, 30)
+    replica._engine.step_limit_s = 0.0
+    await replica.check_health()
+    stored.set()
+    assert [type(message) async for message in stream][-1] is Finished
 
 
 async def test_a_cancel_before_the_call_came_is_obeyed(

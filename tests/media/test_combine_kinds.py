@@ -15,6 +15,7 @@ import pytest
 from media import combine_source
 from media.combine import Combined, combine
 from media.errors import InvalidMedia, MediaError, MediaTooLong, NoPicture, OverlapTooLong, UnsupportedMedia
+from tests.media.claims import claiming
 from tests.media.numbered_clips import RATE_25, SIZE, lumas, made, seen
 
 QUICK_VP9 = {"deadline": "realtime", "cpu-used": "8"}
@@ -368,9 +369,64 @@ def test_limits_are_held_and_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     for name, value, says in (
         ("MAX_CLIP_PIXELS", 160 * 96 - 1, "160×96 pixels; send at most 15359"),
         ("MAX_CLIP_SECONDS", 1, "lasts 1 s; send at most 1 s"),
+        ("MAX_CLIP_FRAMES", 29, "more than 29 frames"),
         ("MAX_BYTES", {"video": 1000}, "bytes; send at most 1000"),
     ):
         with monkeypatch.context() as patched:
             patched.setattr(combine_source, name, value)
             with pytest.raises((InvalidMedia, MediaTooLong), match=rf"videoUrls\[0\]: .*{says}"):
                 together(tmp_path, clip)
+
+
+def test_names_in_another_encoding_than_utf_8_are_no_fault(tmp_path: Path) -> None:
+    clip = made(tmp_path / "a.mp4", 5)
+    content = clip.read_bytes()
+    assert content.count(b"VideoHandler") == 1
+    clip.write_bytes(content.replace(b"VideoHandler", "Vidéo-caméra".encode("latin-1")))
+    assert together(tmp_path, clip, clip).frames == 10
+    assert together(tmp_path, clip, clip, fps=Fraction(30)).method == "full"
+
+
+def test_all_together_are_no_longer_than_one_may_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clip = made(tmp_path / "a.mp4", 30)
+    monkeypatch.setattr("media.combine.MAX_CLIP_SECONDS", Fraction(12, 5))
+    assert together(tmp_path, clip, clip).frames == 60
+    (tmp_path / "out.mp4").unlink()
+    with pytest.raises(MediaTooLong, match="together"):
+        together(tmp_path, clip, clip, clip)
+    assert not (tmp_path / "out.mp4").exists()
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_pixels_may_not_stretch_a_picture_beyond_the_limits(place: int, tmp_path: Path) -> None:
+    wide = made(tmp_path / "wide.mp4", 5, aspect=Fraction(60))
+    clips = [made(tmp_path / "good.mp4", 5)] * 2
+    clips[place] = wide
+    with pytest.raises(InvalidMedia, match=rf"videoUrls\[{place}\]: .*9600×96 square pixels"):
+        together(tmp_path, *clips)
+
+
+def test_sound_of_an_impossible_rate_is_refused_before_it_fills_the_memory(tmp_path: Path) -> None:
+    clip = made(tmp_path / "slow.mp4", 50, sound="flac", sound_rate=1000)
+    with pytest.raises(InvalidMedia, match=r"videoUrls\[0\]: the sound has 1000 samples a second"):
+        together(tmp_path, clip)
+
+
+def test_a_picture_too_large_is_not_even_decoded_to_look_at_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[dict[str, str]] = []
+
+    def opened(*given: Any, **named: Any) -> Any:
+        asked.append(named.get("options", {}))
+        return open_(*given, **named)
+
+    open_ = av.open
+    clip = made(tmp_path / "a.mp4", 5)
+    monkeypatch.setattr(av, "open", opened)
+    combine_source.source(clip, 0)
+    assert asked[0]["max_pixels"] == str(combine_source.MAX_CLIP_PIXELS)
+
+
+def test_a_file_that_claims_millions_of_frames_in_a_kilobyte_is_refused(tmp_path: Path) -> None:
+    clip = claiming(made(tmp_path / "a.mp4", 5, sound=None), 20_000_000)
+    with pytest.raises(InvalidMedia, match=r"videoUrls\[0\]: The file claims more than 4000000"):
+        together(tmp_path, clip)

@@ -43,6 +43,14 @@ def test_the_first_frame(tmp_path: Path) -> None:
     assert planes[0, :HEIGHT].mean() == pytest.approx(16, abs=0.6)
 
 
+def test_a_file_of_ours_may_be_larger_than_what_callers_send(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = written(tmp_path / "a.mp4", 3, 25)
+    monkeypatch.setattr(excerpt, "MAX_BYTES", {"video": path.stat().st_size - 1})
+    assert len(excerpt.first_frame(path)) == 1
+    with pytest.raises(InvalidMedia, match="at most"):
+        excerpt.last_frames(path, 1, Fraction(25))
+
+
 @pytest.mark.parametrize(
     ("rate", "fps", "expected"),
     [
