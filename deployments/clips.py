@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from media.clip import SAMPLE_RATE, Clip, counted, lasting
 from storage import Artifact, Store
+from storage.pieces import Pieces
 from storage.scratch import scratch
 
 if TYPE_CHECKING:
@@ -183,6 +184,5 @@ def opened(stored: StoredClip, store: Store) -> Iterator[Clip]:
     from media import mezzanine
 
     sound = None if stored.sound is None else mezzanine.unflac(store.read(stored.sound))
-    with closing(store.open(stored.picture)) as file:
-        chunks = mezzanine.read(file, frames=stored.frames)
-        yield Clip(stored.width, stored.height, stored.fps, stored.frames, chunks, sound, {})
+    chunks = mezzanine.read(Pieces(store, stored.picture), frames=stored.frames)
+    yield Clip(stored.width, stored.height, stored.fps, stored.frames, chunks, sound, {})
