@@ -82,14 +82,6 @@ def decode(source: Source, *, max_seconds: float, max_bytes: int, cut: bool = Fa
     return samples.clip(-1, 1, out=samples)
 
 
-def fitted(samples: Samples, length: int) -> Samples:
-    """`samples` with silence behind them, or without their end, so that they are `length` long."""
-    import numpy as np
-
-    missing = length - samples.shape[1]
-    return np.pad(samples, ((0, 0), (0, missing))) if missing > 0 else samples[:, :length]
-
-
 def _check(stream: av.AudioStream) -> None:
     # PyAV has no context for a codec that its FFmpeg cannot decode, whatever its types say.
     name = getattr(stream.codec_context, "name", "unknown")

@@ -86,8 +86,8 @@ def test_sound_lasts_as_long_as_the_frames(frames: int, fps: Fraction, samples: 
     assert sound_samples(frames, fps) == samples
 
 
-def test_sound_is_cut_or_followed_by_silence() -> None:
-    sound = np.ones((2, 10), np.float32)
-    assert fitted(sound, 4).tolist() == [[1] * 4] * 2
-    assert fitted(sound, 12).tolist() == [[1] * 10 + [0] * 2] * 2
-    assert fitted(sound, 12).dtype == np.float32
+@pytest.mark.parametrize(("length", "expected"), [(0, []), (2, [1, 2]), (3, [1, 2, 3]), (5, [1, 2, 3, 0, 0])])
+def test_sound_is_cut_or_followed_by_silence(length: int, expected: list[float]) -> None:
+    found = fitted(np.array([[1, 2, 3]] * 2, np.float32), length)
+    assert found.tolist() == [expected, expected]
+    assert found.dtype == np.float32

@@ -13,7 +13,7 @@ import pytest
 
 from media.clip import SAMPLE_RATE
 from media.errors import InvalidMedia, MediaError, MediaTooLong, NoSound, UnsupportedMedia
-from media.sound import decode, fitted
+from media.sound import decode
 from tests.media.clips import Samples, clicks, made, onsets, sounding, wav
 
 FPS = Fraction(25)
@@ -251,11 +251,3 @@ class TestWrong:
             except MediaError as error:
                 outcomes.add(error.code)
         assert outcomes <= {"float32", "invalid_media", "unsupported_media", "media_too_long"}
-
-
-@pytest.mark.parametrize(("length", "expected"), [(0, []), (2, [1, 2]), (3, [1, 2, 3]), (5, [1, 2, 3, 0, 0])])
-def test_fitted(length: int, expected: list[float]) -> None:
-    samples = np.array([[1, 2, 3]] * 2, np.float32)
-    found = fitted(samples, length)
-    assert found.tolist() == [expected, expected]
-    assert found.dtype == np.float32
