@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -30,25 +31,36 @@ def film(path: Path, frames: int, fps: int) -> Path:
 
 
 class ApiDouble:
-    """A double of the API's client: uploads are kept, jobs succeed unless their task is `failing`."""
+    """A double of the API's client: a key used for something else is refused, a film's URL is signed anew each time.
+
+    Jobs succeed unless their task is `failing`.
+    """
 
     def __init__(self, failing: str = "") -> None:
         self.failing = failing
         self.uploads: dict[str, bytes] = {}
         self.submitted: list[tuple[str, dict[str, Any], str]] = []
+        self._signatures = itertools.count()
 
     async def upload(self, path: Path, mime_type: str, *, idempotency_key: str) -> str:
-        url = f"https://files.test/{idempotency_key}.{mime_type.partition('/')[2]}"
-        self.uploads[url] = path.read_bytes()
+        url, content = f"https://files.test/{idempotency_key}.{mime_type.partition('/')[2]}", path.read_bytes()
+        assert self.uploads.setdefault(url, content) == content, "409 idempotency_conflict"
         return url
 
     async def submit(self, task: str, given: dict[str, Any], *, idempotency_key: str) -> dict[str, Any]:
-        self.submitted.append((task, given, idempotency_key))
-        return {"task": task, "jobId": f"job_{len(self.submitted)}"}
+        keys = [key for _, _, key in self.submitted]
+        if idempotency_key in keys:
+            place = keys.index(idempotency_key)
+            assert self.submitted[place][:2] == (task, given), "409 idempotency_conflict"
+        else:
+            place = len(keys)
+            self.submitted.append((task, dict(given), idempotency_key))
+        return {"task": task, "jobId": f"job_{place + 1}"}
 
     async def watch(self, accepted: dict[str, Any]) -> dict[str, Any]:
         status = "failed" if accepted["task"] == self.failing else "succeeded"
-        return {**accepted, "status": status, "downloadableOutputUrls": [f"https://files.test/{accepted['jobId']}.mp4"]}
+        url = f"https://files.test/{accepted['jobId']}.mp4?expires=1&signature={next(self._signatures)}"
+        return {**accepted, "status": status, "downloadableOutputUrls": [url]}
 
 
 def wish(**changes: Any) -> Extension:
@@ -114,31 +126,52 @@ async def test_a_continuation_that_fails_is_not_joined(tmp_path: Path) -> None:
     assert len(api.submitted) == 1
 
 
+async def test_the_same_words_again_ask_for_the_same_jobs(tmp_path: Path) -> None:
+    api, clip = ApiDouble(), film(tmp_path / "a.mp4", 30, 25)
+    first = await extended(api, clip, None, wish(), "k", api.watch)  # type: ignore[arg-type]
+    again = await extended(api, clip, None, wish(), "k", api.watch)  # type: ignore[arg-type]
+    assert again["jobId"] == first["jobId"]
+    assert len(api.submitted) == 2
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"given": {}}, "say what happens next"),
-        ({"seconds": 60.0}, "too long; at most"),
         ({"overlap": 33}, "shorter than 33 frames"),
         ({"sampled_fps": 8, "overlap": 20}, "shorter than 20 frames"),
+        ({"seconds": float("inf")}, "--seconds"),
+        ({"seconds": 60.0}, "too long; at most 23"),
+        ({"sampled_fps": 0}, "--sampled-fps is from 8 to 30"),
+        ({"sampled_fps": 60}, "--sampled-fps is from 8 to 30"),
+        ({"given": {"prompt": "p", "sampledFps": 24}}, "say it with --sampled-fps"),
+        ({"given": {"prompt": "p", "durationFrames": 9}}, "say it with --seconds"),
+        ({"given": {}}, "--input prompt="),
+        ({"reference_audio": Path("/nowhere/a.wav")}, "a.wav"),
     ],
 )
 async def test_what_cannot_be_extended_is_told_before_anything_is_paid(
     tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
-    api, clip = ApiDouble(), film(tmp_path / "a.mp4", 20, 30)
+    api, clip = ApiDouble(), film(tmp_path / "a.mp4", 30, 25)
     with pytest.raises(NotExtensible, match=message):
         await extended(api, clip, None, wish(**changes), "k", api.watch)  # type: ignore[arg-type]
     assert api.submitted == []
 
 
-async def test_what_is_no_clip_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "a.mp4"
-    path.write_bytes(b"words")
-    api = ApiDouble()
+@pytest.mark.parametrize("content", [None, b"", b"words", b"\0\0\0\x18ftypisom"])
+async def test_what_is_no_clip_is_refused(tmp_path: Path, content: bytes | None) -> None:
+    path, api = tmp_path / "a.mp4", ApiDouble()
+    if content is not None:
+        path.write_bytes(content)
     with pytest.raises(NotExtensible, match=r"a\.mp4"):
         await extended(api, path, None, wish(), "k", api.watch)  # type: ignore[arg-type]
-    with pytest.raises(NotExtensible, match=r"a\.mp4"):
+
+
+@pytest.mark.parametrize("content", [b"words", b"RIFF"])
+def test_sound_that_is_none_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "a.wav"
+    path.write_bytes(content)
+    with pytest.raises(NotExtensible, match=r"a\.wav"):
         slice_of(path, Fraction(0), Fraction(1))
 
 
