@@ -3,41 +3,23 @@
 from __future__ import annotations
 
 import io
-import shutil
-import tempfile
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from PIL import Image
 
-from tests.acceptance.cdn import serving
+from tests.acceptance.embedded import cdn, stack
 from tests.acceptance.public_examples import EXAMPLES, Example, filled
 from tests.chaos.running import RunningStack
+
+__all__ = ["cdn", "stack"]
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(600)]
 
 IMAGES = [each for each in EXAMPLES if each.task.startswith("image.")]
 CANVASES = {0: (1024, 1024), 12: (1536, 1024), 13: (800, 480), 26: (1024, 1024)}
 RESIDENT_BYTES = 4 * 1024**3
-
-
-@pytest.fixture(scope="module")
-def cdn() -> Iterator[str]:
-    with serving() as url:
-        yield url
-
-
-@pytest.fixture(scope="module")
-def stack() -> Iterator[RunningStack]:
-    """A stack with the embedded fleet."""
-    folder = Path(tempfile.mkdtemp(prefix="kti"))
-    running = RunningStack(folder, "embedded")
-    yield running
-    assert running.end() == 130
-    shutil.rmtree(folder)
 
 
 def delivered(stack: RunningStack, body: dict[str, Any]) -> tuple[dict[str, Any], Image.Image]:

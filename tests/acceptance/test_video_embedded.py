@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
@@ -15,9 +12,12 @@ import pytest
 
 from media.probe import probe
 from media.sound import decode
-from tests.acceptance.cdn import CLIP_FPS, CLIP_FRAMES, SOUND_SECONDS, serving, tone
+from tests.acceptance.cdn import CLIP_FPS, CLIP_FRAMES, SOUND_SECONDS, tone
+from tests.acceptance.embedded import cdn, stack
 from tests.acceptance.public_examples import EXAMPLES, Example, filled
 from tests.chaos.running import RunningStack, until
+
+__all__ = ["cdn", "stack"]
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(600)]
 
@@ -31,22 +31,6 @@ PROMISED = {
     19: (320, 192, 0, 60),
 }
 """Width, height, frames and rate: 6 s at 60 a second; 257 frames at 25 a second become 256 × 60 ÷ 25 + 1 = 615.4."""
-
-
-@pytest.fixture(scope="module")
-def cdn() -> Iterator[str]:
-    with serving() as url:
-        yield url
-
-
-@pytest.fixture(scope="module")
-def stack() -> Iterator[RunningStack]:
-    """A stack with the embedded fleet."""
-    folder = Path(tempfile.mkdtemp(prefix="ktv"))
-    running = RunningStack(folder, "embedded")
-    yield running
-    assert running.end() == 130
-    shutil.rmtree(folder)
 
 
 @pytest.mark.parametrize("example", VIDEOS, ids=[f"{each.number}-{each.task}" for each in VIDEOS])
