@@ -37,6 +37,7 @@ from api.services import Services
 from api.stopping import foretold
 from api.uploaded import put_upload
 from core.database import UNAVAILABLE, patiently
+from core.garbage import spare_the_collector
 from core.log import configure, logger
 from core.settings import Settings
 
@@ -77,7 +78,9 @@ def from_environment() -> Starlette:
     """The ingress of a worker process: settings and log from the environment."""
     settings = Settings()
     configure(settings.log_level, json=settings.log_json)
-    return create_app(settings)
+    app = create_app(settings)
+    spare_the_collector()
+    return app
 
 
 def application(services: Services) -> Starlette:

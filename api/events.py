@@ -115,11 +115,11 @@ async def stream_events(call: Call[None, EventsQuery]) -> Response:
     services, caller = call.services, call.known_caller
     job = await services.jobs.get(caller.account_id, job_id(call.query.job_id))
     after = _last_event_id(call.request.headers, call.query, job)
-    if not live(job) and after == job.sequence:
+    if not live(job.state) and after == job.sequence:
         return Response(status_code=HTTPStatus.NO_CONTENT)
     if call.request.method == "HEAD":
         return Response(headers=_HEADERS, media_type=EventStream.media_type)
-    if not live(job):
+    if not live(job.state):
         return EventStream(_past(services.database, job, after))
     most = services.settings.event_streams_per_key
     if services.hub.count(caller.key_prefix) >= most:

@@ -16,9 +16,11 @@ from api.call import Call
 from api.cursors import MAX_CHARACTERS
 from api.idempotency import REPLAYED, kept
 from api.job_ids import job_id
-from api.models import Answer, Query
+from api.models import Answer, Query, json_response
 from api.offers import JobBody, OfferQuery, forms, offer
 from api.routing import BASE, operation
+from api.seen import Seen
+from api.services import Services
 from api.submit_counts import count_accepted, counted
 from api.views import AcceptedAnswer, JobAnswer, accepted_answer, job_answer, job_url, live
 from core.clock import now
@@ -37,8 +39,9 @@ from core.errors import (
     StorageUnavailable,
     TaskUnavailable,
 )
-from jobs.models import Accepted, Job, Submission
+from jobs.models import Accepted, Submission
 from jobs.states import State
+from jobs.store import NEVER
 from tasks.fields import Text
 from tasks.registry import TASKS
 from tasks.registry import task as task_named
@@ -205,11 +208,41 @@ async def get_jobs(call: Call[None, JobsQuery]) -> Response:
         raise refusal([FieldProblem(to_camel(name), f"{problem}: leave it out") for name in sorted(alien)])
     if query.job_id is None:
         return await _page(call)
-    services, details = call.services, query.include_details
-    job = await services.jobs.get(call.account_id, job_id(query.job_id), details=details)
-    position = (await services.queues.snapshot()).positions.get(job.id) if job.state == "queued" else None
-    answer = job_answer(services, job, details=details, instant=now(), queue_position=position)
-    return answer.response(headers=_poll_again(job))
+    wanted = job_id(query.job_id)
+    if query.include_details:
+        services = call.services
+        job = await services.jobs.get(call.account_id, wanted, details=True)
+        position = await _position(services, job.id) if job.state == "queued" else None
+        answer = job_answer(services, job, details=True, instant=now(), queue_position=position)
+        return answer.response(headers=_poll_again(answer))
+    return await _one(call, wanted)
+
+
+async def _one(call: Call[None, JobsQuery], wanted: UUID) -> Response:
+    services = call.services
+    seen = services.seen.get(wanted)
+    version, job = await services.jobs.changed(call.account_id, wanted, seen.version if seen else NEVER)
+    if job is None:
+        assert seen is not None
+        answer = seen.answer
+    else:
+        answer, seen = job_answer(services, job, details=False, instant=now()), None
+    if answer.status == "queued":
+        position = await _position(services, wanted)
+        if position != answer.queue_position:
+            answer, seen = answer.model_copy(update={"queue_position": position}), None
+    if seen is None:
+        seen = Seen(version, answer, answer.text())
+        # The URLs of a finished job are signed afresh each time, and nobody polls it any more.
+        if live(answer.status):
+            services.seen.keep(wanted, seen)
+        else:
+            services.seen.forget(wanted)
+    return json_response(seen.text, headers=_poll_again(answer))
+
+
+async def _position(services: Services, wanted: UUID) -> int | None:
+    return (await services.queues.snapshot()).positions.get(wanted)
 
 
 async def _page(call: Call[None, JobsQuery]) -> Response:
@@ -249,13 +282,14 @@ async def cancel_job(call: Call[None, JobQuery]) -> Response:
         most_running = services.settings.running_cancels_a_day
         job = await services.jobs.cancel(call.account_id, wanted, call.request_id, most_running=most_running)
         services.wakeup.tell(job.id)
-        headers.update(_poll_again(job))
-        return job_answer(services, job, details=False, instant=now())
+        answer = job_answer(services, job, details=False, instant=now())
+        headers.update(_poll_again(answer))
+        return answer
 
     answer = await kept(call, HTTPStatus.OK, cancel)
     answer.headers.update(headers)
     return answer
 
 
-def _poll_again(job: Job) -> dict[str, str]:
-    return {"Retry-After": str(POLL_SECONDS)} if live(job) else {}
+def _poll_again(answer: JobAnswer) -> dict[str, str]:
+    return {"Retry-After": str(POLL_SECONDS)} if live(answer.status) else {}

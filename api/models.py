@@ -51,7 +51,15 @@ class Answer(BaseModel):
         """The body as JSON values."""
         return self.model_dump(mode="json", exclude_unset=True)
 
+    def text(self) -> str:
+        """The body."""
+        return self.model_dump_json(exclude_unset=True)
+
     def response(self, status: int = 200, headers: dict[str, str] | None = None) -> Response:
         """The answer."""
-        content = self.model_dump_json(exclude_unset=True)
-        return Response(content, status, headers, media_type="application/json")
+        return json_response(self.text(), status, headers)
+
+
+def json_response(text: str, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """An answer whose body is this JSON."""
+    return Response(text, status, headers, media_type="application/json")

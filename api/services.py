@@ -15,6 +15,7 @@ from api.lately import Lately
 from api.looks import Look
 from api.rate_limits import RateLimits
 from api.room import Room
+from api.seen import SeenJobs
 from billing.price_books import PriceBooks
 from core.database import Database
 from core.settings import Settings
@@ -68,6 +69,7 @@ class Services:
     arrivals: Arrivals = field(default_factory=Arrivals)
     large: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(2))
     parts: Look[Any] = field(default_factory=Look)
+    seen: SeenJobs = field(default_factory=SeenJobs)
     refused_keys: Lately[bytes] = field(default_factory=lambda: Lately(5.0, 10_000))
 
     @classmethod

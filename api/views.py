@@ -246,9 +246,9 @@ def job_answer(
     )
 
 
-def live(job: Job) -> bool:
-    """Whether the job has not ended."""
-    return job.state not in FINAL
+def live(state: State) -> bool:
+    """Whether a job in this state has not ended."""
+    return state not in FINAL
 
 
 def public_input(effective_input: dict[str, Any]) -> dict[str, Any]:

@@ -44,7 +44,7 @@ def applied(seconds: int) -> dict[str, str]:
 
 async def has_ended(request: Request, hub: Hub, job: Job, seconds: int) -> bool:
     """Wait until the job has ended, for so many seconds, and no longer than the caller does. Needs no connection."""
-    if not live(job):
+    if not live(job.state):
         return True
     with hub.watch(job.id, job.sequence) as watch, suppress(TimeoutError):
         async with _while_there(request, watch), asyncio.timeout(seconds):

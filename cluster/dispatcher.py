@@ -28,6 +28,7 @@ from cluster.steps import LeaseLost, Steps
 from core.clock import now
 from core.database import UNAVAILABLE, Database, patiently
 from core.egress import FetchFailed
+from core.garbage import spare_the_collector
 from core.log import configure, logger
 from core.settings import Settings
 from jobs import pools
@@ -85,6 +86,7 @@ class Dispatcher:
         self._unanswered = 0
         self._unsure = False
         self._draining = False
+        spare_the_collector()
         self._main = asyncio.create_task(self._live())
 
     async def check_health(self) -> None:

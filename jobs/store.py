@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, TypeAlias
 from uuid import UUID
 
 import asyncpg
@@ -27,6 +27,13 @@ from core.money import usd
 from jobs.models import CLASSES, Accepted, Attempt, Job, Stage, Submission
 from jobs.states import State
 
+Version: TypeAlias = tuple[int, int]
+"""Which writing of a job's row and of its hold's somebody has read: the transactions that made them."""
+NEVER: Version = (0, 0)
+"""Older than any."""
+
+_Asked: TypeAlias = tuple[UUID, UUID, Version]
+
 ROUTE = "POST /media/jobs"
 CANCEL_PAUSE = timedelta(minutes=10)
 
@@ -35,8 +42,8 @@ _SUBMIT = (
     " submit($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20)"
 )
 
-_READ = """
-SELECT job.id, job.account_id, job.task, job.effective_input, job.input_adjustments, job.warnings, job.billing,
+_COLUMNS = """
+  job.id, job.account_id, job.task, job.effective_input, job.input_adjustments, job.warnings, job.billing,
   CASE WHEN job.state = 'queued' AND job.segment > 0 THEN 'running' ELSE job.state END AS state,
   job.amount AS amount_micros, hold.state AS hold_state,
   CASE hold.state WHEN 'captured' THEN hold.ended_at END AS captured_at,
@@ -44,13 +51,20 @@ SELECT job.id, job.account_id, job.task, job.effective_input, job.input_adjustme
   job.progress, job.stage, job.sequence, job.created_at, job.started_at, job.finished_at, job.cancel_requested_at,
   job.stopped_at_step, job.gpu_released_at, job.engine, job.weights_digest, job.stand_in, job.outputs,
   job.outputs_deleted_at, job.failure, job.upstream
-FROM job JOIN hold ON hold.id = job.id
 """
-_SOME = f"{_READ} WHERE job.id = ANY ($1)"
-_PAGE = f"""{_READ} WHERE job.account_id = $1 AND job.id < $2 AND ($3::text IS NULL OR job.task = $3)
+_SOME = f"""
+SELECT job.account_id AS owner, asked.*, job.xmin AS job_version, hold.xmin AS hold_version, changed.*
+FROM unnest($1::uuid[], $2::xid[], $3::xid[]) AS asked (asked_id, asked_job, asked_hold)
+  JOIN job ON job.id = asked_id JOIN hold ON hold.id = job.id
+  LEFT JOIN LATERAL (SELECT {_COLUMNS}) AS changed
+    ON NOT (job.xmin = asked_job AND hold.xmin = asked_hold)
+"""
+_PAGE = f"""SELECT {_COLUMNS} FROM job JOIN hold ON hold.id = job.id
+WHERE job.account_id = $1 AND job.id < $2 AND ($3::text IS NULL OR job.task = $3)
   AND ($4::text IS NULL OR CASE $4 WHEN 'queued' THEN job.state = 'queued' AND job.segment = 0
     WHEN 'running' THEN job.state = 'running' OR (job.state = 'queued' AND job.segment > 0) ELSE job.state = $4 END)
 ORDER BY job.id DESC LIMIT $5"""
+_FIELDS = tuple(field.name for field in fields(Job) if field.name not in ("attempts", "stages"))
 _NEWEST = UUID(int=2**128 - 1)
 _NEW: Mapping[str, Any] = {
     "state": "queued",
@@ -82,9 +96,16 @@ class Jobs:
         self._database = database
         self._read = Batches(self._read_some)
 
-    async def _read_some(self, wanted: Sequence[tuple[UUID, UUID]]) -> dict[tuple[UUID, UUID], Any]:
-        rows = await self._database.fetch(_SOME, [job_id for _, job_id in wanted])
-        return {(row["account_id"], row["id"]): row for row in rows}
+    async def _read_some(self, asked: Sequence[_Asked]) -> dict[_Asked, tuple[Version, Job | None]]:
+        ids, jobs, holds = zip(*((job_id, *version) for _, job_id, version in asked), strict=True)
+        rows = await self._database.fetch(_SOME, ids, jobs, holds)
+        return {
+            (row["owner"], row["asked_id"], (row["asked_job"], row["asked_hold"])): (
+                (row["job_version"], row["hold_version"]),
+                None if row["id"] is None else Job(**{name: row[name] for name in _FIELDS}),
+            )
+            for row in rows
+        }
 
     async def submit(self, submission: Submission) -> Accepted:
         """Accept a job: record, hold, queue row and first event, or nothing at all; a replay gives the first one, as it was.
@@ -188,11 +209,10 @@ class Jobs:
         Raises:
             NotFound: there is none, or it belongs to another account.
         """
-        row = await self._read.get((account_id, job_id))
-        if row is None:
-            raise NotFound("There is no such job; GET /media/jobs?jobId= takes the jobId of a submit.")
+        _, job = await self.changed(account_id, job_id)
+        assert job is not None
         if not details:
-            return Job(**row)
+            return job
         attempts = await self._database.fetch(
             "SELECT started_at, ended_at, outcome, replica FROM attempt WHERE job_id = $1 ORDER BY fence", job_id
         )
@@ -200,7 +220,18 @@ class Jobs:
             "SELECT name, started_at, ended_at, gpu_seconds FROM stage WHERE job_id = $1 ORDER BY fence, started_at",
             job_id,
         )
-        return Job(**row, attempts=[Attempt(**item) for item in attempts], stages=[Stage(**item) for item in stages])
+        return replace(job, attempts=[Attempt(**item) for item in attempts], stages=[Stage(**item) for item in stages])
+
+    async def changed(self, account_id: UUID, job_id: UUID, since: Version = NEVER) -> tuple[Version, Job | None]:
+        """The account's job and its version, or no job when it is still the one of version `since`.
+
+        Raises:
+            NotFound: there is none, or it belongs to another account.
+        """
+        found = await self._read.get((account_id, job_id, since))
+        if found is None:
+            raise NotFound("There is no such job; GET /media/jobs?jobId= takes the jobId of a submit.")
+        return found
 
     async def page(
         self, account_id: UUID, *, limit: int, before: UUID | None, state: State | None, task: str | None

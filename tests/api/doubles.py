@@ -15,6 +15,7 @@ from core.errors import IdempotencyConflict, InsufficientBalance, NotFound, Wron
 from core.ids import uuid7
 from core.money import usd
 from jobs.models import Accepted, Job, Submission
+from jobs.store import NEVER, Version
 from pricing.book import PriceBook
 from webhooks.secrets import Secret, SecretMaker
 from webhooks.store import Delivery
@@ -180,6 +181,9 @@ class JobsDouble:
         if job is None or job.account_id != account_id:
             raise NotFound("No such job.")
         return job
+
+    async def changed(self, account_id: UUID, job_id: UUID, since: Version = NEVER) -> tuple[Version, Job | None]:
+        return (1, 1), await self.get(account_id, job_id)
 
     async def cancel(
         self, account_id: UUID, job_id: UUID, request_id: str | None = None, *, most_running: int | None = None

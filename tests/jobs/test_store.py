@@ -25,6 +25,7 @@ from jobs import pools
 from jobs.leases import Outcome
 from jobs.models import Accepted, Job
 from jobs.snapshot import Queues
+from jobs.store import NEVER
 from tests.jobs.world import DONE, FAILURE, PRICE, World, ids, submission
 
 NOTHING_LEFT = ("job", "queue", "idempotency", "hold", "event")
@@ -190,6 +191,30 @@ async def test_a_job_is_only_its_accounts(world: World) -> None:
         with pytest.raises(NotFound):
             await world.jobs.cancel(*missing)
     assert (await world.reread(job)).state == "queued"
+
+
+async def test_a_job_is_read_again_only_when_it_or_its_hold_was_written(world: World) -> None:
+    job = await world.submit(await world.account())
+    version, read = await world.jobs.changed(job.account_id, job.id)
+    assert read == await world.reread(job)
+    assert await world.jobs.changed(job.account_id, job.id, version) == (version, None)
+    with pytest.raises(NotFound):
+        await world.jobs.changed(uuid4(), job.id, version)
+    for written in ("UPDATE job SET progress = 0.5", "UPDATE hold SET state = state"):
+        await world.database.execute(f"{written} WHERE id = $1", job.id)
+        earlier, (version, read) = version, await world.jobs.changed(job.account_id, job.id, version)
+        assert version != earlier
+        assert read is not None
+        assert read.progress == 0.5
+
+
+async def test_readers_of_several_versions_at_once_each_get_what_is_new_to_them(world: World) -> None:
+    job = await world.submit(await world.account())
+    version, read = await world.jobs.changed(job.account_id, job.id)
+    found = await asyncio.gather(
+        *(world.jobs.changed(job.account_id, job.id, each) for each in (version, NEVER, version, (version[0], 0)))
+    )
+    assert found == [(version, None), (version, read), (version, None), (version, read)]
 
 
 async def places(world: World) -> Mapping[UUID, int]:
