@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from structlog.contextvars import bound_contextvars
+from structlog.contextvars import bind_contextvars, reset_contextvars
 
 from api.errors import answer
 from core.errors import Internal
@@ -14,6 +14,7 @@ from core.ids import encode, uuid7
 from core.log import logger
 
 _log = logger(__name__)
+_NO_STORE = (b"cache-control", b"no-store")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
 
 
@@ -38,17 +39,20 @@ class RequestContext:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
-                headers = MutableHeaders(scope=message)
-                headers["X-Request-Id"] = request_id
-                headers.setdefault("Cache-Control", "no-store")
-                headers |= state.get("rate_limit", {})
+                headers = [*message["headers"], (b"x-request-id", request_id.encode())]
+                if all(name != b"cache-control" for name, _ in headers):
+                    headers.append(_NO_STORE)
+                headers += [(name.encode(), value.encode()) for name, value in state.get("rate_limit", {}).items()]
+                message["headers"] = headers
             await send(message)
 
-        with bound_contextvars(request_id=request_id):
-            try:
-                await self.app(scope, receive, named)
-            except Exception as error:
-                _log.error("request failed", method=scope["method"], path=scope["path"], exc_info=error)
-                if started:
-                    raise
-                await answer(Internal())(scope, receive, named)
+        tokens = bind_contextvars(request_id=request_id)
+        try:
+            await self.app(scope, receive, named)
+        except Exception as error:
+            _log.error("request failed", method=scope["method"], path=scope["path"], exc_info=error)
+            if started:
+                raise
+            await answer(Internal())(scope, receive, named)
+        finally:
+            reset_contextvars(**tokens)

@@ -83,6 +83,8 @@ async def read(request: Request, limit: int, guest: Guest) -> bytearray:
     try:
         async with asyncio.timeout_at(patience()) as patient:
             async for chunk in request.stream():
+                if not chunk:
+                    continue
                 guest.take(len(chunk))
                 body += chunk
                 if len(body) > limit:

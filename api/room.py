@@ -50,20 +50,24 @@ class Guest:
         """
         free = min(size, self._free)
         room, counted = self._room, size - free
-        if counted and room.by_account[self._account] + counted > room.each:
+        self._free -= free
+        if not counted:
+            return
+        if room.by_account[self._account] + counted > room.each:
             raise Overloaded(
                 "This account has too many large requests under way; send fewer at a time, or large media by upload.",
                 headers={"Connection": "close"},
             )
-        if counted and room.taken + counted > room.most:
+        if room.taken + counted > room.most:
             raise Overloaded(headers={"Connection": "close"})
-        self._free -= free
         self._taken += counted
         room.taken += counted
         room.by_account[self._account] += counted
 
     def leave(self) -> None:
         """Give everything back, though the request may go on; again is fine."""
+        if not self._taken:
+            return
         room = self._room
         room.taken -= self._taken
         room.by_account[self._account] -= self._taken

@@ -99,8 +99,8 @@ class Standing:
         """
         name, reset = self.policy.name, self.wait or math.ceil(WINDOW_SECONDS - self.elapsed)
         return {
-            "RateLimit": f'"{name}";r={self.remaining};t={reset}',
-            "RateLimit-Policy": f'"{name}";q={self.policy.quota};w={WINDOW_SECONDS}',
+            "ratelimit": f'"{name}";r={self.remaining};t={reset}',
+            "ratelimit-policy": f'"{name}";q={self.policy.quota};w={WINDOW_SECONDS}',
         }
 
 

@@ -30,8 +30,11 @@ def parse_usd(text: str) -> int:
     return -micros if parts["sign"] else micros
 
 
-def round_half_up(amount: Fraction) -> int:
-    """`amount` rounded to the nearest integer, halves away from zero."""
-    doubled = abs(amount) * 2 + 1
-    rounded = doubled.numerator // (2 * doubled.denominator)
-    return rounded if amount >= 0 else -rounded
+def round_half_up(amount: Fraction, scale: int = 1) -> int:
+    """`amount` times `scale`, rounded to the nearest integer, halves away from zero.
+
+    In integers: operations on fractions look for common divisors each time, and every submit is priced.
+    """
+    numerator, denominator = abs(amount.numerator) * scale, amount.denominator
+    rounded = (2 * numerator + denominator) // (2 * denominator)
+    return rounded if amount.numerator >= 0 else -rounded

@@ -70,6 +70,8 @@ def take_out(prepared: Prepared, raw: object, *, strict: bool = False) -> tuple[
 
 def _without_files(value: Any, path: str, places: _Places, files: dict[bytes, InlineFile], findings: Findings) -> Any:
     # No closure: one that calls itself is a cycle, and would keep the files until the next collection.
+    if not isinstance(value, dict | list):
+        return value
     match value:
         case {"dataBase64": bytes(content), "mimeType": str(given)}:
             file = _known(content, given, places, path, findings)
@@ -80,12 +82,10 @@ def _without_files(value: Any, path: str, places: _Places, files: dict[bytes, In
                 name: _without_files(item, f"{path}.{name}" if path else name, places, files, findings)
                 for name, item in value.items()
             }
-        case list():
+        case _:
             return [
                 _without_files(item, f"{path}[{index}]", places, files, findings) for index, item in enumerate(value)
             ]
-        case _:
-            return value
 
 
 def _known(content: bytes, given: str, places: _Places, path: str, findings: Findings) -> InlineFile:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
+from functools import lru_cache
 from typing import Any
 
 from core.money import MICROS_PER_USD, round_half_up, usd
@@ -61,15 +62,16 @@ class Bill:
 
     def __init__(self) -> None:
         self._total_usd = Fraction(0)
+        self._micros = 0
         self._lines: list[LineItem] = []
 
     def charge(self, label: str, quantity: Fraction | int, unit: str, unit_price_usd: Decimal) -> None:
         """Add a base price."""
-        self._add(label, Fraction(quantity), unit, Fraction(unit_price_usd))
+        self._add(label, Fraction(quantity), unit, _exact(unit_price_usd))
 
     def at_least(self, minimum_usd: Decimal) -> None:
         """Raise the total to a minimum, if it is below."""
-        missing = Fraction(minimum_usd) - self._total_usd
+        missing = _exact(minimum_usd) - self._total_usd
         if missing > 0:
             self._add("minimum charge", Fraction(1), "job", missing)
 
@@ -79,20 +81,24 @@ class Bill:
 
     def quote(self, price_book_version: str) -> Quote:
         """The finished quote."""
-        return Quote(self._rounded(), tuple(self._lines), price_book_version)
-
-    def _rounded(self) -> int:
-        return round_half_up(self._total_usd * MICROS_PER_USD)
+        return Quote(self._micros, tuple(self._lines), price_book_version)
 
     def _add(self, label: str, quantity: Fraction, unit: str, unit_price_usd: Fraction) -> None:
-        before = self._rounded()
         self._total_usd += quantity * unit_price_usd
-        self._lines.append(LineItem(label, quantity, unit, unit_price_usd, self._rounded() - before))
+        before, self._micros = self._micros, round_half_up(self._total_usd, MICROS_PER_USD)
+        self._lines.append(LineItem(label, quantity, unit, unit_price_usd, self._micros - before))
 
 
+@lru_cache(maxsize=1024)
+def _exact(rate: Decimal) -> Fraction:
+    """A rate of the price book, of which there are few, as a fraction."""
+    return Fraction(rate)
+
+
+@lru_cache(maxsize=1024)
 def decimal_text(value: Fraction) -> str:
     """`value` as a plain decimal without trailing zeros, rounded half up to twelve places where it is longer."""
-    scaled = round_half_up(value * 10**_PLACES)
+    scaled = round_half_up(value, 10**_PLACES)
     whole, part = divmod(abs(scaled), 10**_PLACES)
     text = f"{whole}.{part:0{_PLACES}d}".rstrip("0").rstrip(".")
     return f"-{text}" if scaled < 0 else text

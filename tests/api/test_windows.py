@@ -124,7 +124,7 @@ async def test_who_waits_as_long_as_told_is_admitted_and_no_sooner(
     ],
 )
 def test_the_headers_say_what_is_left_and_when_more_comes(standing: Standing, rate_limit: str) -> None:
-    assert standing.headers() == {"RateLimit": rate_limit, "RateLimit-Policy": '"writes";q=5;w=60'}
+    assert standing.headers() == {"ratelimit": rate_limit, "ratelimit-policy": '"writes";q=5;w=60'}
 
 
 async def test_made_up_senders_cannot_fill_the_memory(memory: MemoryWindows, monkeypatch: pytest.MonkeyPatch) -> None:
