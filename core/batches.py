@@ -13,17 +13,23 @@ Found = TypeVar("Found")
 class Batches(Generic[Key, Found]):
     """Asks for single keys through a function that takes up to `most`, and gives what it found by key.
 
-    `under_way` queries run at a time: one makes them largest, two let others pass when a connection hangs.
+    One query runs at a time, which makes them largest; one that takes longer than `patience` seconds (its connection may hang)
+    lets others run beside it, one after the other. With None nothing ever does.
     Every query begins after it was asked for, so whatever was committed before is seen. A failure is that of all who share
     it; a caller that is cancelled takes nothing from the others.
     """
 
     def __init__(
-        self, ask: Callable[[Sequence[Key]], Awaitable[Mapping[Key, Found]]], *, most: int = 64, under_way: int = 2
+        self,
+        ask: Callable[[Sequence[Key]], Awaitable[Mapping[Key, Found]]],
+        *,
+        most: int = 64,
+        patience: float | None = 0.05,
     ) -> None:
         self._ask = ask
         self._most = most
-        self._turns = asyncio.Semaphore(under_way)
+        self._patience = patience
+        self._turn, self._passing = asyncio.Lock(), asyncio.Lock()
         self._wanted: dict[Key, None] = {}
         self._next: asyncio.Task[Mapping[Key, Found]] | None = None
 
@@ -37,10 +43,22 @@ class Batches(Generic[Key, Found]):
         return (await asyncio.shield(self._next)).get(key)
 
     async def _run(self, wanted: dict[Key, None]) -> Mapping[Key, Found]:
-        async with self._turns:
+        turn = await self._taken_turn()
+        try:
             if self._wanted is wanted:
                 self._next = None
             return await self._ask(list(wanted))
+        finally:
+            turn.release()
+
+    async def _taken_turn(self) -> asyncio.Lock:
+        try:
+            async with asyncio.timeout(self._patience if self._turn.locked() else None):
+                await self._turn.acquire()
+        except TimeoutError:
+            await self._passing.acquire()
+            return self._passing
+        return self._turn
 
 
 def _seen(task: asyncio.Task[Mapping[Key, Found]]) -> None:

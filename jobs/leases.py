@@ -91,7 +91,7 @@ class Leases:
     def __init__(self, database: Database, tell: Callable[[UUID], None] = _nobody) -> None:
         self._database = database
         self._tell = tell
-        self._settlements: Batches[_Settlement, Ended] = Batches(self._settle, most=_SETTLED_MOST, under_way=1)
+        self._settlements: Batches[_Settlement, Ended] = Batches(self._settle, most=_SETTLED_MOST, patience=None)
 
     async def open_session(self, name: str) -> int:
         """A new session; it lives as long as it beats."""

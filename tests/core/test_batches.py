@@ -40,8 +40,8 @@ async def table() -> Table:
 
 
 async def busy(table: Table) -> list[asyncio.Task[int | None]]:
-    """As many look-ups under way as there may be."""
-    return [*await table.begin("one"), *await table.begin("one")]
+    """A look-up under way."""
+    return await table.begin("one")
 
 
 async def test_one_alone_is_looked_up_at_once(table: Table) -> None:
@@ -54,15 +54,29 @@ async def test_one_alone_is_looked_up_at_once(table: Table) -> None:
 async def test_those_that_come_meanwhile_share_the_next(table: Table) -> None:
     first = await busy(table)
     later = await table.begin("one", "two", "two", "four")
-    assert table.asked == [["one"], ["one"]]
+    assert table.asked == [["one"]]
     table.answer.set()
-    assert await asyncio.gather(*first, *later) == [1, 1, 1, 2, 2, None]
-    assert table.asked == [["one"], ["one"], ["four", "one", "two"]]
+    assert await asyncio.gather(*first, *later) == [1, 1, 2, 2, None]
+    assert table.asked == [["one"], ["four", "one", "two"]]
 
 
-async def test_only_so_many_are_under_way_as_were_allowed(table: Table) -> None:
-    table.batches = Batches(table.look_up, under_way=1)
+async def test_one_that_hangs_lets_others_pass_one_after_the_other(table: Table) -> None:
+    table.batches = Batches(table.look_up, patience=0.01)
+    tasks = await table.begin("one")
+    for word in ("two", "three"):
+        tasks += await table.begin(word)
+        await asyncio.sleep(0.05)
+    assert table.asked == [["one"], ["two"]]
+    table.answer.set()
+    assert await asyncio.gather(*tasks) == [1, 2, 3]
+    assert table.asked == [["one"], ["two"], ["three"]]
+    assert await table.batches.get("four") is None, "both turns are free again"
+
+
+async def test_without_an_end_of_patience_nothing_passes(table: Table) -> None:
+    table.batches = Batches(table.look_up, patience=None)
     tasks = [*await table.begin("one"), *await table.begin("two"), *await table.begin("three")]
+    await asyncio.sleep(0.1)
     assert table.asked == [["one"]]
     table.answer.set()
     assert await asyncio.gather(*tasks) == [1, 2, 3]
@@ -73,8 +87,8 @@ async def test_a_look_up_takes_64_keys_at_most(table: Table) -> None:
     first = await busy(table)
     later = await table.begin(*(f"word-{number:03}" for number in range(150)))
     table.answer.set()
-    assert await asyncio.gather(*first, *later) == [1, 1, *[None] * 150]
-    assert [len(asked) for asked in table.asked] == [1, 1, 64, 64, 22]
+    assert await asyncio.gather(*first, *later) == [1, *[None] * 150]
+    assert [len(asked) for asked in table.asked] == [1, 64, 64, 22]
 
 
 async def test_what_changed_before_it_was_asked_for_is_seen(table: Table) -> None:
@@ -82,7 +96,7 @@ async def test_what_changed_before_it_was_asked_for_is_seen(table: Table) -> Non
     table.rows["one"] = 11
     later = await table.begin("one")
     table.answer.set()
-    assert await asyncio.gather(*first, *later) == [1, 1, 11]
+    assert await asyncio.gather(*first, *later) == [1, 11]
 
 
 async def test_a_failure_is_shared_and_does_not_last(table: Table) -> None:
@@ -91,7 +105,7 @@ async def test_a_failure_is_shared_and_does_not_last(table: Table) -> None:
     later = await table.begin("one", "two")
     table.answer.set()
     got = await asyncio.gather(*first, *later, return_exceptions=True)
-    assert [str(each) for each in got] == ["away"] * 4
+    assert [str(each) for each in got] == ["away"] * 3
     table.failure = None
     assert await table.batches.get("three") == 3
 
