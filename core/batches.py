@@ -13,8 +13,8 @@ Found = TypeVar("Found")
 class Batches(Generic[Key, Found]):
     """Asks for single keys through a function that takes up to `most`, and gives what it found by key.
 
-    One query runs at a time, which makes them largest; one that takes longer than `patience` seconds (its connection may hang)
-    lets others run beside it, one after the other. With None nothing ever does.
+    One query runs at a time, which makes them largest; one that takes longer than `patience` seconds (its connection may
+    hang) lets others run beside it, one after the other. With None nothing ever does.
     Every query begins after it was asked for, so whatever was committed before is seen. A failure is that of all who share
     it; a caller that is cancelled takes nothing from the others.
     """

@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from api.seen import Seen, SeenJobs
+from api.views import job_answer
 from core.ids import decode
 from jobs import snapshot
 from jobs.leases import Leases, Outcome
@@ -30,16 +31,13 @@ async def served(database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 @pytest.fixture
 def rendered(monkeypatch: pytest.MonkeyPatch) -> list[UUID]:
     """The jobs that were made into answers."""
-    from api import jobs
-
     made: list[UUID] = []
-    original = jobs.job_answer
 
     def counting(services: Any, job: Job, **how: Any) -> Any:
         made.append(job.id)
-        return original(services, job, **how)
+        return job_answer(services, job, **how)
 
-    monkeypatch.setattr(jobs, "job_answer", counting)
+    monkeypatch.setattr("api.jobs.job_answer", counting)
     return made
 
 
