@@ -82,6 +82,10 @@ async def _old_events(services: Services) -> None:
     await history.remove_events(services.database, now() - timedelta(days=EVENT_DAYS))
 
 
+async def _old_jobs(services: Services) -> None:
+    await history.remove_jobs(services.database, now() - timedelta(days=services.settings.job_days))
+
+
 async def _expired_outputs(services: Services) -> None:
     await files.expire_outputs(services.database, timedelta(days=services.settings.output_days))
 
@@ -107,6 +111,7 @@ SWEEPS: tuple[Sweep, ...] = (
     Sweep("old-deliveries", "7 * * * *", _old_deliveries),
     Sweep("old-idempotency-records", "12 * * * *", _old_idempotency_records),
     Sweep("old-events", "22 * * * *", _old_events),
+    Sweep("old-jobs", "47 4 * * *", _old_jobs),
     Sweep("expired-outputs", "*/5 * * * *", _expired_outputs),
     Sweep("strays", "*/5 * * * *", _strays),
     Sweep("old-inputs", "2-59/5 * * * *", _old_inputs),
