@@ -72,6 +72,10 @@ class Settings(BaseSettings):
     )
     output_url_seconds: Annotated[int, Field(ge=1)] = Field(3600, description="Life of a signed output URL.")
     output_days: Annotated[float, Field(gt=0)] = Field(7, description="Outputs are kept this long after a job's end.")
+    job_days: Annotated[float, Field(ge=1)] = Field(
+        400,
+        description="Records of jobs are kept this long after a job's end, and as long as its outputs; the ledger stays.",
+    )
     upload_hours: Annotated[float, Field(gt=0)] = Field(24, description="Life of an upload, its URLs and its file.")
     uploads_most: Annotated[int, Field(ge=1)] = Field(100, description="Uploads that an account may have at a time.")
     uploads_bytes_most: Annotated[int, Field(ge=1)] = Field(

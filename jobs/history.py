@@ -1,4 +1,4 @@
-"""What becomes of jobs long ended: their events go. What parted a job from its hold is found."""
+"""What becomes of jobs long ended: first their events go, then their records. What parted a job from its hold is found."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from uuid import UUID
 from core.database import Database
 
 _BATCH = 500
+_JOBS_BATCH = 100
 _FIRST = UUID(int=0)
 
 _JOBS_WITH_EVENTS = """WITH RECURSIVE seen AS (
@@ -18,6 +19,21 @@ _JOBS_WITH_EVENTS = """WITH RECURSIVE seen AS (
   FROM seen WHERE seen.job_id IS NOT NULL
 )
 SELECT job_id FROM seen WHERE job_id IS NOT NULL LIMIT $3"""
+
+# What has files yet is passed over: whoever deletes them finds them by the job.
+_OLD_JOBS = """SELECT id FROM job WHERE id > $1 AND id < $2 AND finished_at < $3 AND NOT strays
+  AND (outputs = '[]'::jsonb OR outputs_deleted_at IS NOT NULL)
+ORDER BY id LIMIT $4 FOR UPDATE SKIP LOCKED"""
+_REMOVALS = (
+    "DELETE FROM delivery_attempt USING delivery WHERE delivery_id = delivery.id AND job_id = ANY ($1)",
+    "DELETE FROM delivery WHERE job_id = ANY ($1)",
+    "DELETE FROM event WHERE job_id = ANY ($1)",
+    "DELETE FROM stage WHERE job_id = ANY ($1)",
+    "DELETE FROM attempt WHERE job_id = ANY ($1)",
+    "DELETE FROM job_input WHERE job_id = ANY ($1)",
+    "DELETE FROM quarantine WHERE job_id = ANY ($1)",
+    "DELETE FROM job WHERE id = ANY ($1)",
+)
 
 
 async def remove_events(database: Database, ended_before: datetime) -> int:
@@ -37,6 +53,31 @@ async def remove_events(database: Database, ended_before: datetime) -> int:
             found,
             ended_before,
         )
+        after = found[-1]
+
+
+async def remove_jobs(database: Database, ended_before: datetime) -> int:
+    """Remove the records of jobs that ended before that instant, with all that hangs on them; returns how many jobs.
+
+    The ledger keeps their holds, movements and entries, and the audit what was done to them. A job whose files are not yet
+    deleted, or with a notice on its way, stays until they are.
+    """
+    after, bound, removed = _FIRST, _first_id(ended_before), 0
+    while True:
+        async with database.transaction() as connection:
+            rows = await connection.fetch(_OLD_JOBS, after, bound, ended_before, _JOBS_BATCH)
+            if not rows:
+                return removed
+            found = [row["id"] for row in rows]
+            # A statement of its own sees the deliveries that the lock on the job had to wait for.
+            deliveries = await connection.fetch(
+                "SELECT job_id, state FROM delivery WHERE job_id = ANY ($1) ORDER BY id FOR UPDATE", found
+            )
+            busy = {row["job_id"] for row in deliveries if row["state"] == "pending"}
+            gone = [job_id for job_id in found if job_id not in busy]
+            for removal in _REMOVALS:
+                await connection.execute(removal, gone)
+        removed += len(gone)
         after = found[-1]
 
 

@@ -55,6 +55,9 @@ JOB = Machine(
         ("running", "succeeded"): "`settle`",
         ("running", "failed"): "`settle`, `hand_back` of the last attempt",
         ("running", "cancelled"): "`settle`, `segment_end` and `hand_back` after a cancel request",
+        ("succeeded", NOTHING): "`history.remove_jobs`, when its time on record is over",
+        ("failed", NOTHING): "`history.remove_jobs`",
+        ("cancelled", NOTHING): "`history.remove_jobs`",
     },
 )
 QUEUE = Machine(
@@ -85,6 +88,7 @@ ATTEMPT = Machine(
         (NOTHING, "open"): "`claim`",
         ("open", "ended"): "`job_end`, `segment_end`, `hand_back`",
         ("open", NOTHING): "`hand_back` before any engine took the job",
+        ("ended", NOTHING): "`history.remove_jobs`, together with its job",
     },
 )
 MACHINES = (JOB, QUEUE, ATTEMPT)

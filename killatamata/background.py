@@ -17,7 +17,7 @@ from core.database import patiently
 from core.log import configure, logger
 from core.settings import Settings
 from jobs.models import Job
-from killatamata.sweeps import DELIVERY_DAYS, SWEEPS, Sweep
+from killatamata.sweeps import DELIVERY_DAYS, SWEEPS, Sweep, set_lifecycle
 from webhooks.queue import AWAY, DELIVER, RECOVER, Deliveries, new_app
 from webhooks.schedule import Schedule
 from webhooks.sending import Sender
@@ -70,10 +70,14 @@ class Background:
             Exception: a fault of ours; the process had better be started again.
         """
         await patiently(self._services.database.open)
+        # At every start, for the settings may be others than last night's. A slow bucket holds nothing up.
+        lifecycle = asyncio.create_task(set_lifecycle(self._services))
         try:
             async with self._app.open_async():
                 await self._parts()
         finally:
+            lifecycle.cancel()
+            await asyncio.wait({lifecycle})
             await self._services.database.close()
 
     async def _parts(self) -> None:

@@ -12,12 +12,13 @@ from core.ids import decode, encode
 from core.money import parse_usd, usd
 from core.settings import Settings
 from killatamata import show
-from killatamata.command import CommandFailed, database, interruptible
+from killatamata.command import CommandFailed, database, interruptible, operator
 
 if TYPE_CHECKING:
+    from accounts.accounts import Account
     from core.database import Database
 
-account = App(name="account", help="Accounts and their credit.")
+account = App(name="account", help="Accounts, their credit and their limits.")
 key = App(name="key", help="API keys.")
 ledger = App(name="ledger", help="The double-entry ledger.")
 prices = App(name="prices", help="The price book.")
@@ -71,6 +72,49 @@ def account_credit(account_id: str, amount: str, *, reference: str | None = None
         return 0
 
     return interruptible(give)
+
+
+@account.command(name="limits")
+def account_limits(
+    account_id: str, *, concurrency: int | None = None, queue_limit: int | None = None, reason: str | None = None
+) -> int:
+    """Give an account other limits, and print them; without one, print those it has. A change goes into the audit.
+
+    Parameters
+    ----------
+    account_id:
+        acct_…
+    concurrency:
+        Jobs that run at a time in each pool; more that run already go on.
+    queue_limit:
+        Unfinished jobs; a submit beyond them is refused.
+    reason:
+        For the audit.
+    """
+    from accounts import accounts
+
+    owner, by = _account(account_id), operator(reason)
+
+    async def limit(settings: Settings) -> int:
+        async with database(settings) as books:
+            known = await _known(books, owner)
+            if concurrency is not None or queue_limit is not None:
+                async with books.transaction() as connection:
+                    known = (
+                        await accounts.set_limits(
+                            connection,
+                            owner,
+                            actor=by.actor,
+                            reason=by.reason,
+                            concurrency=concurrency,
+                            queue_limit=queue_limit,
+                        )
+                        or known
+                    )
+        print(f"concurrency {known.concurrency}; queue limit {known.queue_limit}")
+        return 0
+
+    return interruptible(limit)
 
 
 @key.command(name="create")
@@ -184,8 +228,10 @@ def _account(text: str) -> UUID:
     return found
 
 
-async def _known(books: Database, owner: UUID) -> None:
+async def _known(books: Database, owner: UUID) -> Account:
     from accounts import accounts
 
-    if await accounts.find(books, owner) is None:
+    found = await accounts.find(books, owner)
+    if found is None:
         raise CommandFailed(f"there is no account {encode('acct', owner)}; killatamata account create makes one")
+    return found

@@ -22,7 +22,7 @@ CREATE OR REPLACE TRIGGER job_transition BEFORE UPDATE OF state ON job
   FOR EACH ROW WHEN (OLD.state IS DISTINCT FROM NEW.state) EXECUTE FUNCTION job_transition();
 
 CREATE OR REPLACE TRIGGER job_last_state BEFORE DELETE ON job
-  FOR EACH ROW WHEN (true) EXECUTE FUNCTION transition_refused('state');
+  FOR EACH ROW WHEN (NOT OLD.state = 'cancelled' AND NOT OLD.state = 'failed' AND NOT OLD.state = 'succeeded') EXECUTE FUNCTION transition_refused('state');
 
 CREATE OR REPLACE TRIGGER queue_first_state BEFORE INSERT ON queue
   FOR EACH ROW WHEN (NOT NEW.state = 'parked' AND NOT NEW.state = 'ready') EXECUTE FUNCTION transition_refused('state');
@@ -43,6 +43,3 @@ CREATE OR REPLACE TRIGGER attempt_first_state BEFORE INSERT ON attempt
 
 CREATE OR REPLACE TRIGGER attempt_transition BEFORE UPDATE OF ended_at ON attempt
   FOR EACH ROW WHEN (OLD.ended_at IS DISTINCT FROM NEW.ended_at AND NOT (OLD.ended_at IS NULL AND NEW.ended_at IS NOT NULL)) EXECUTE FUNCTION transition_refused('ended_at');
-
-CREATE OR REPLACE TRIGGER attempt_last_state BEFORE DELETE ON attempt
-  FOR EACH ROW WHEN (NOT OLD.ended_at IS NULL) EXECUTE FUNCTION transition_refused('ended_at');

@@ -30,3 +30,47 @@ async def test_a_name_has_1_to_200_characters(database: Database) -> None:
 
 async def test_nobody_is_found_under_an_unknown_id(database: Database) -> None:
     assert await accounts.find(database, uuid4()) is None
+
+
+async def test_limits_are_changed_each_by_itself_and_audited(database: Database) -> None:
+    async with database.transaction() as connection:
+        made = await accounts.create(connection, "Ada")
+        other = await accounts.create(connection, "Bob")
+        changed = await accounts.set_limits(connection, made.id, actor="op@here", concurrency=1)
+        assert changed is not None
+        assert (changed.concurrency, changed.queue_limit) == (1, 10_000)
+        await accounts.set_limits(connection, made.id, actor="op@here", reason="why not", queue_limit=1)
+    found = await accounts.find(database, made.id)
+    assert found is not None
+    assert (found.concurrency, found.queue_limit) == (1, 1)
+    assert await accounts.find(database, other.id) == other
+    rows = await database.fetch(
+        "SELECT actor, reason, before, after FROM audit WHERE action = 'account.limits' ORDER BY id"
+    )
+    assert [tuple(row) for row in rows] == [
+        ("op@here", None, {"concurrency": 20, "queueLimit": 10_000}, {"concurrency": 1, "queueLimit": 10_000}),
+        ("op@here", "why not", {"concurrency": 1, "queueLimit": 10_000}, {"concurrency": 1, "queueLimit": 1}),
+    ]
+
+
+@pytest.mark.parametrize("limit", [0, -1, 10**10])
+@pytest.mark.parametrize("name", ["concurrency", "queue_limit"])
+async def test_a_limit_below_one_or_beyond_reason_is_refused(database: Database, name: str, limit: int) -> None:
+    async with database.transaction() as connection:
+        made = await accounts.create(connection, "Ada")
+        with pytest.raises(ValueError, match=r"is 1 to \d+, not"):
+            await accounts.set_limits(
+                connection,
+                made.id,
+                actor="op@here",
+                concurrency=limit if name == "concurrency" else None,
+                queue_limit=limit if name == "queue_limit" else None,
+            )
+    assert await accounts.find(database, made.id) == made
+    assert await database.fetch_value("SELECT count(*) FROM audit") == 0
+
+
+async def test_nobody_has_no_limits(database: Database) -> None:
+    async with database.transaction() as connection:
+        assert await accounts.set_limits(connection, uuid4(), actor="op@here", concurrency=5) is None
+    assert await database.fetch_value("SELECT count(*) FROM audit") == 0

@@ -131,6 +131,26 @@ async def test_an_upgrade_leaves_one_function_of_each_name(empty: str, monkeypat
     await connection.close()
 
 
+async def test_an_upgrade_lets_attempts_go_with_their_jobs(empty: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(migrations, "_functions", lambda: ("SELECT 1", "none"))
+        patch.setattr("alembic.command.upgrade", lambda config, _: upgrade(config, "0007"))
+        await migrate(empty)
+    connection = await asyncpg.connect(empty)
+    # As the functions of 0007 had it.
+    await connection.execute(
+        """CREATE FUNCTION transition_refused() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE ''no way''; END';
+        CREATE TRIGGER attempt_last_state BEFORE DELETE ON attempt
+          FOR EACH ROW WHEN (NOT OLD.ended_at IS NULL) EXECUTE FUNCTION transition_refused('ended_at')"""
+    )
+    await migrate(empty)
+    found = await connection.fetch(
+        "SELECT tgname FROM pg_trigger WHERE tgrelid = 'attempt'::regclass AND NOT tgisinternal"
+    )
+    assert {row["tgname"] for row in found} == {"attempt_first_state", "attempt_transition"}
+    await connection.close()
+
+
 async def test_movements_from_before_the_chain_are_chained_and_queued_jobs_stay(empty: str) -> None:
     connection = await asyncpg.connect(empty)
     first = files("killatamata.migrations.versions").joinpath("0001_accounts_ledger_jobs.sql").read_text()
