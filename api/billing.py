@@ -7,6 +7,7 @@ import io
 import re
 from collections.abc import AsyncIterator, Iterable
 from datetime import UTC, datetime
+from http import HTTPStatus
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
@@ -150,7 +151,14 @@ async def get_receipt(call: Call[None, ReceiptQuery]) -> Response:
     ).response()
 
 
-@operation("GET", f"{BASE}/billing/entries", tag="account", answer=EntriesAnswer, query=EntriesQuery)
+@operation(
+    "GET",
+    f"{BASE}/billing/entries",
+    tag="account",
+    answer=EntriesAnswer,
+    query=EntriesQuery,
+    answer_headers={HTTPStatus.OK: ["Content-Disposition"]},
+)
 async def list_entries(call: Call[None, EntriesQuery]) -> Response:
     """List the account's ledger entries, newest first, as JSON pages or as one CSV file."""
     query, account, services = call.query, call.account_id, call.services

@@ -198,7 +198,15 @@ async def _answered(call: Call[JobBody, OfferQuery], accepted: Accepted, seconds
     return answer.response(HTTPStatus.ACCEPTED, headers | {"Location": job_url(services, job.id)})
 
 
-@operation("GET", PATH, tag="media", answer=JobOrJobs, query=JobsQuery, errors=(NotFound,))
+@operation(
+    "GET",
+    PATH,
+    tag="media",
+    answer=JobOrJobs,
+    query=JobsQuery,
+    errors=(NotFound,),
+    answer_headers={HTTPStatus.OK: ["Retry-After"]},
+)
 async def get_jobs(call: Call[None, JobsQuery]) -> Response:
     """Read a job by its jobId, or list jobs, newest first. A failed job is an answer too, not an error."""
     query, given = call.query, call.query.model_fields_set
@@ -273,6 +281,7 @@ async def _page(call: Call[None, JobsQuery]) -> Response:
     answer=JobAnswer,
     query=JobQuery,
     errors=(NotFound, IdempotencyConflict, IdempotencyInProgress),
+    answer_headers={HTTPStatus.OK: ["Retry-After"]},
 )
 async def cancel_job(call: Call[None, JobQuery]) -> Response:
     """Cancel a job: a queued one at once, a running one within a model step. A late cancel changes nothing."""

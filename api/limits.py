@@ -33,7 +33,10 @@ class LimitsAnswer(Answer):
     )
     concurrency: int = Field(description="Jobs of the account that run at a time in each pool; more of them wait.")
     queue_limit: int = Field(description="Unfinished jobs of the account.")
-    event_streams_per_key: int
+    event_streams_per_key: int = Field(
+        description="Open at a time in each process of the API, which counts its own: where several answer, a key may have "
+        "as many in each."
+    )
     running_cancels_per_day: int = Field(description="More of them pause the account's submits for ten minutes.")
     max_body_bytes: int = Field(description="Of a JSON body, inline media included.")
     now: UsageAnswer

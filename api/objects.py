@@ -6,6 +6,7 @@ import re
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from functools import partial
+from http import HTTPStatus
 from typing import BinaryIO
 
 from anyio import CancelScope
@@ -23,6 +24,8 @@ from storage import MissingObject, attachment
 
 _CHUNK_BYTES = 256 << 10
 _RANGE = re.compile(r"bytes\s*=\s*(?:([0-9]{1,18})-([0-9]{1,18})?|-([0-9]{1,18}))\s*", re.IGNORECASE)
+_ANY = ("ETag", "X-Content-Type-Options", "Content-Security-Policy")
+_WHOLE = (*_ANY, "Content-Disposition", "Accept-Ranges")
 
 
 class ObjectQuery(Query):
@@ -62,6 +65,18 @@ class _Download(StreamingResponse):
     errors=(Forbidden, OutputExpired, RangeNotSatisfiable, StorageUnavailable),
     public=True,
     limited=False,
+    also=dict.fromkeys((HTTPStatus.PARTIAL_CONTENT, HTTPStatus.NOT_MODIFIED, HTTPStatus.TEMPORARY_REDIRECT)),
+    headers={
+        "Range": "The bytes to send, one range of them: bytes=0-99, bytes=100- or bytes=-100.",
+        "If-Range": "The ETag that the range is of; of any other version the whole file is sent.",
+        "If-None-Match": "The ETags that are known: the answer is 304 when the file's is among them.",
+    },
+    answer_headers={
+        HTTPStatus.OK: _WHOLE,
+        HTTPStatus.PARTIAL_CONTENT: (*_WHOLE, "Content-Range"),
+        HTTPStatus.NOT_MODIFIED: _ANY,
+        HTTPStatus.TEMPORARY_REDIRECT: ("Location",),
+    },
 )
 async def read_object(call: Call[None, ObjectQuery]) -> Response:
     """Download a file by the signed URL that a job gave. Takes one Range, If-Range and If-None-Match."""

@@ -18,21 +18,44 @@ from api.call import Call
 from api.idempotency import HEADERS, MAX_CHARACTERS
 from api.models import Answer, Query
 from api.routing import NoQuery, Operation, operation
-from core.errors import ApiError, InsufficientBalance, MethodNotAllowed, OverMaxCost, RateLimited, Unauthorized
+from core.errors import (
+    ApiError,
+    InsufficientBalance,
+    MethodNotAllowed,
+    OverMaxCost,
+    RangeNotSatisfiable,
+    RateLimited,
+    Unauthorized,
+    UploadConflict,
+)
 
 _REF = "#/components/schemas/{model}"
 _JSON = "application/json"
 _DETAILS = {InsufficientBalance: ("neededUsd", "availableUsd", "topUpUrl"), OverMaxCost: ("amountUsd", "maxCostUsd")}
 _RATE = ["RateLimit", "RateLimit-Policy"]
+_ERROR_HEADERS = {
+    MethodNotAllowed: "Allow",
+    RangeNotSatisfiable: "Content-Range",
+    Unauthorized: "WWW-Authenticate",
+    UploadConflict: "Retry-After",
+}
+_NO_CONTENT = {HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED, HTTPStatus.TEMPORARY_REDIRECT}
 _HEADERS = {
     "X-Request-Id": "Names this request in our logs; sent back when you send one.",
-    "Location": "Where the job is read.",
+    "Location": "Where the job is read, or the file.",
     "Idempotency-Replayed": "true when this is the answer that an earlier request with the same key got.",
     "Retry-After": "Seconds to wait before the next try.",
     "RateLimit": "Under the policy named: r requests are left; t seconds until more come back.",
     "RateLimit-Policy": "The policy named: q requests in any w seconds.",
     "Preference-Applied": "The wait that was asked for and kept.",
     "WWW-Authenticate": "The scheme to use: Bearer.",
+    "Allow": "The methods that the path answers.",
+    "ETag": "The content's SHA-256, in quotes: for If-None-Match and If-Range.",
+    "Accept-Ranges": "bytes: a Range is served.",
+    "Content-Range": "Which bytes these are, and of how many; with 416, of how many alone.",
+    "Content-Disposition": "The name to keep the file under.",
+    "Content-Security-Policy": "sandbox: a browser that shows the file runs nothing in it.",
+    "X-Content-Type-Options": "nosniff: the file is of the type that it is said to be.",
 }
 
 _STREAMED = {
@@ -77,7 +100,7 @@ def document(operations: Iterable[Operation], base_url: str) -> dict[str, Any]:
         "paths": paths,
         "components": {
             "schemas": {**schemas, **_error_schemas(errors)},
-            "responses": {error.__name__: _response([error]) for error in errors},
+            "responses": {error.__name__: _response([error], error is not MethodNotAllowed) for error in errors},
             "headers": {name: {"description": text, "schema": {"type": "string"}} for name, text in _HEADERS.items()},
             "securitySchemes": {
                 "bearer": {"type": "http", "scheme": "bearer", "description": "Authorization: Bearer <API key>"},
@@ -117,11 +140,12 @@ def _entry(each: Operation, references: dict[Any, Any], schemas: dict[str, Any])
         entry["requestBody"] = {"required": True, "content": {_JSON: _body(named, schemas, bool(each.forms))}}
     if each.raw:
         entry["requestBody"] = {"required": True, "content": {"*/*": {}}}
+    limited = RateLimited in each.errors
     for status, errors in groupby(each.errors, key=lambda error: error.status):
         classes = list(errors)
-        single = len(classes) == 1
+        shared = len(classes) == 1 and limited
         reference = {"$ref": f"#/components/responses/{classes[0].__name__}"}
-        entry["responses"][str(status)] = reference if single else _response(classes)
+        entry["responses"][str(status)] = reference if shared else _response(classes, limited)
     return entry
 
 
@@ -129,16 +153,17 @@ def _success(
     each: Operation, status: HTTPStatus, answer: type[BaseModel] | None, references: dict[Any, Any]
 ) -> dict[str, Any]:
     headers = ["X-Request-Id"]
-    headers += _RATE if each.limited else []
+    headers += _RATE if RateLimited in each.errors else []
     headers += ["Location"] if status == 202 else []
-    headers += ["Idempotency-Replayed"] if each.writes and each.body is not None else []
+    headers += ["Idempotency-Replayed"] if each.writes and not each.public else []
     headers += ["Preference-Applied"] if "Prefer" in each.headers and status == 200 else []
+    headers += each.answer_headers.get(status, ())
     found: dict[str, Any] = {"description": status.phrase, "headers": _header_references(headers)}
     if answer is not None:
         others = answer.also_as if issubclass(answer, Answer) else ()
         texts = {media_type: {"schema": {"type": "string"}} for media_type in others}
         found["content"] = {_JSON: {"schema": references[answer, "serialization"]}} | texts
-    elif status != 204:
+    elif status not in _NO_CONTENT:
         found["content"] = {
             each.media_type: {"schema": _STREAMED[each.media_type]} if each.media_type in _STREAMED else {}
         }
@@ -203,11 +228,11 @@ def _header_references(names: Iterable[str]) -> dict[str, Any]:
     return {name: {"$ref": f"#/components/headers/{name}"} for name in names}
 
 
-def _response(errors: Sequence[type[ApiError]]) -> dict[str, Any]:
+def _response(errors: Sequence[type[ApiError]], limited: bool) -> dict[str, Any]:
     headers = ["X-Request-Id"]
     headers += ["Retry-After"] if any(error.retry_after_seconds is not None for error in errors) else []
-    headers += ["WWW-Authenticate"] if Unauthorized in errors else []
-    headers += _RATE if {RateLimited, Unauthorized} & set(errors) else []
+    headers += [name for error, name in _ERROR_HEADERS.items() if error in errors]
+    headers += _RATE if limited or {RateLimited, Unauthorized} & set(errors) else []
     named = [{"$ref": _REF.format(model=error.__name__)} for error in errors]
     return {
         "description": " · ".join(f"`{error.code}`: {error.__doc__}" for error in errors),

@@ -62,8 +62,9 @@ class Operation:
     `body` validates, `forms` are the shapes it is documented with when there are several, told apart by their field
     `task`. A `raw` body is bytes of any type, which the handler reads itself. A public operation asks for no key and
     touches no database; of the others, `access` says who may call. One that is not `limited` counts in no rate limit.
-    `also` has further good answers by status, `media_type` is that of an answer which is no JSON, and `headers` are the
-    request headers that it reads, each with its description.
+    `also` has further good answers by status, `media_type` is that of an answer which is no JSON, `headers` are the
+    request headers that it reads, each with its description, and `answer_headers` those that its good answers may have,
+    by status, beside the ones that follow from the other fields.
     """
 
     handler: Handler
@@ -84,6 +85,7 @@ class Operation:
     also: Mapping[HTTPStatus, type[BaseModel] | None]
     media_type: str
     headers: Mapping[str, str]
+    answer_headers: Mapping[HTTPStatus, Sequence[str]]
 
     @cached_property
     def name(self) -> str:
@@ -195,6 +197,7 @@ def operation(
     also: Mapping[HTTPStatus, type[BaseModel] | None] = MappingProxyType({}),
     media_type: str = "*/*",
     headers: Mapping[str, str] = MappingProxyType({}),
+    answer_headers: Mapping[HTTPStatus, Sequence[str]] = MappingProxyType({}),
 ) -> Callable[[Handler], Operation]:
     """Make a handler an `Operation`, whose fields the arguments are."""
 
@@ -218,6 +221,7 @@ def operation(
             also=also,
             media_type=media_type,
             headers=headers,
+            answer_headers=answer_headers,
         )
 
     return made

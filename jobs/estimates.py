@@ -29,12 +29,13 @@ class Estimates:
         measured = len(segments) == len(pools)
         run = sum(each.median for each in segments) if measured else task.prior_seconds(effective_input)
         p90 = sum(each.p90 for each in segments) if measured else run * _P90_FACTOR
+        output = task.output_seconds(effective_input)
         return {
             "queueSeconds": round(queue_seconds, 1),
             "runSeconds": round(run, 1),
             "totalSeconds": round(queue_seconds + run, 1),
             "p90Seconds": round(queue_seconds + p90, 1),
-            "outputSeconds": None,
+            "outputSeconds": None if output is None else round(output, 6),
             "basis": "measured" if measured else "prior",
         }
 

@@ -77,3 +77,7 @@ class AceStepCreate(Task[AceStepCreateInput]):
         """
         speed = 6 if effective_input["qualityPreset"] == "high_quality" else 60
         return 2.0 + float(effective_input["durationSeconds"]) / speed
+
+    def output_seconds(self, effective_input: Mapping[str, Any]) -> float:
+        """What was asked for."""
+        return float(effective_input["durationSeconds"])

@@ -111,6 +111,10 @@ class AudioSpeak(Task[AudioSpeakInput]):
         """Plain Qwen3-TTS 1.7B speaks at 0.59 of real time on an H100 (faster-qwen3-tts, page of its 0.1.0)."""
         return 1.0 + float(arithmetic.speech_seconds(effective_input["text"])) / 0.59
 
+    def output_seconds(self, effective_input: Mapping[str, Any]) -> float:
+        """The estimated duration, by which the price goes."""
+        return float(arithmetic.speech_seconds(effective_input["text"]))
+
 
 def _tokens(given: AudioSpeakInput, effective: dict[str, Any], findings: Findings) -> None:
     if given.max_new_tokens is None:

@@ -114,6 +114,10 @@ class Task(ABC, Generic[InputT]):
     def prior_seconds(self, effective_input: Mapping[str, Any]) -> float:
         """Run time in seconds on one GPU of the H100 class, as assumed before any was measured."""
 
+    def output_seconds(self, effective_input: Mapping[str, Any]) -> float | None:
+        """How long the deliverable plays, as far as the input tells; None when it does not play, or only the run tells."""
+        return None
+
     def prepare(self, raw: object, *, strict: bool = False) -> Prepared:
         """The effective input of `raw` (parsed JSON); `strict` refuses every adjustment.
 

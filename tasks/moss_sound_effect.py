@@ -65,3 +65,7 @@ class MossSoundEffect(Task[MossSoundEffectInput]):
     def prior_seconds(self, effective_input: Mapping[str, Any]) -> float:
         """Taken, not measured: 8 billion parameters in bf16 at 40 tokens a second, and 2 s for the codec."""
         return 2.0 + float(arithmetic.tokens_for(effective_input["durationSeconds"])) / 40
+
+    def output_seconds(self, effective_input: Mapping[str, Any]) -> float:
+        """What was asked for."""
+        return float(effective_input["durationSeconds"])

@@ -185,6 +185,10 @@ class VideoGenerate(Task[VideoGenerateInput]):
         out = delivered_frames(effective_input) * megapixels if effective_input["interpolationFps"] else 0.0
         return 3.0 + sampled * (2 if effective_input["extremeQuality"] else 1) + out / 100
 
+    def output_seconds(self, effective_input: Mapping[str, Any]) -> float:
+        """The file's frames at the file's rate."""
+        return delivered_frames(effective_input) / output_fps(effective_input)
+
 
 def frames(effective_input: Mapping[str, Any]) -> int:
     """Frames that the model makes, overlap included: 8n + 1. They are what is priced."""

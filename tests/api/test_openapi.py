@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -10,11 +11,22 @@ from starlette.testclient import TestClient
 
 from api.app import OPERATIONS
 from core import errors
+from core.clock import now
+from storage import LocalStore
 from tasks.registry import TASKS
 from tests.api.doubles import JobsDouble
 from tests.api.test_media import FOX, JOBS, QUOTES, finished
 
 HOOKS = "/api/v1/media/webhooks"
+ENTRIES, OBJECT = "/api/v1/billing/entries", "/objects/{key}"
+EVERYWHERE = {
+    "access-control-allow-origin",
+    "access-control-expose-headers",
+    "cache-control",
+    "content-length",
+    "content-type",
+}
+"""Headers of answers that need no word in the document; Content-Type is said with the content."""
 
 
 @pytest.fixture
@@ -129,13 +141,88 @@ def test_what_is_answered_fits_its_schema(document: dict[str, Any], client: Test
     ]
     for method, path, request in sent:
         answer = client.request(method, path, **request)
-        responses = document["paths"][path][method]["responses"]
-        response = responses[str(answer.status_code)]
-        if "$ref" in response:
-            response = document["components"]["responses"][response["$ref"].rpartition("/")[2]]
+        response = described(document, method, path, answer)
         validator(document, response["content"]["application/json"]["schema"]).validate(answer.json())
         documented = {name.lower() for name in response["headers"]}
-        assert documented <= {*answer.headers, "idempotency-replayed", "www-authenticate"}
+        assert documented <= {*answer.headers, "idempotency-replayed", "www-authenticate", "retry-after"}
+
+
+def described(document: dict[str, Any], method: str, path: str, answer: Any) -> dict[str, Any]:
+    """What the document says of `answer`, which has no header that it leaves out."""
+    response: dict[str, Any] = document["paths"][path][method]["responses"][str(answer.status_code)]
+    if "$ref" in response:
+        response = document["components"]["responses"][response["$ref"].rpartition("/")[2]]
+    known = {name.lower() for name in response["headers"]} | EVERYWHERE
+    assert set(answer.headers) <= known, f"{method} {path} {answer.status_code}"
+    return response
+
+
+def test_the_headers_of_a_live_job_and_of_replays_are_documented(document: dict[str, Any], client: TestClient) -> None:
+    job = {"jobId": client.post(JOBS, json=FOX).json()["jobId"]}
+    read = client.get(JOBS, params=job)
+    assert "retry-after" in read.headers
+    described(document, "get", JOBS, read)
+    first, second = (client.delete(JOBS, params=job, headers={"X-Idempotency-Key": "once"}) for _ in range(2))
+    assert (first.status_code, second.headers["idempotency-replayed"]) == (200, "true")
+    for method, path, header in [
+        ("delete", JOBS, "Idempotency-Replayed"),
+        ("delete", JOBS, "Retry-After"),
+        ("delete", "/api/v1/media/outputs", "Idempotency-Replayed"),
+    ]:
+        responses = document["paths"][path][method]["responses"]
+        assert responses["200"]["headers"][header] == {"$ref": f"#/components/headers/{header}"}
+    described(document, "delete", JOBS, first)
+    described(document, "delete", JOBS, second)
+
+
+def test_the_name_of_a_csv_is_documented(document: dict[str, Any], client: TestClient) -> None:
+    answer = client.get(ENTRIES, params={"format": "csv"})
+    assert "content-disposition" in answer.headers
+    assert "text/csv" in described(document, "get", ENTRIES, answer)["content"]
+
+
+def test_every_answer_of_a_download_is_documented(
+    document: dict[str, Any], client: TestClient, store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    etag = f'"{store.put("jobs/1/1/fox.webp", b"0123456789", "image/webp").sha256}"'
+    url = store.url("jobs/1/1/fox.webp", expires_at=now() + timedelta(hours=1), filename="fox.webp")
+    gone = store.url("jobs/none", expires_at=now() + timedelta(hours=1), filename="fox.webp")
+    asked: list[tuple[int, str, dict[str, str]]] = [
+        (200, url, {}),
+        (206, url, {"Range": "bytes=2-3", "If-Range": etag}),
+        (304, url, {"If-None-Match": etag}),
+        (403, url.replace("fox", "wolf"), {}),
+        (410, gone, {}),
+        (416, url, {"Range": "bytes=10-"}),
+        (422, f"{url}&download=1", {}),
+    ]
+    entry = document["paths"][OBJECT]["get"]
+    sent = {name for _, _, headers in asked for name in headers}
+    assert sent == {each["name"] for each in entry["parameters"] if each["in"] == "header"}
+    for status, address, headers in asked:
+        answer = client.get(address, headers=headers)
+        assert answer.status_code == status
+        response = described(document, "get", OBJECT, answer)
+        assert {name.lower() for name in response["headers"]} <= set(answer.headers)
+        assert ("content" in response) is bool(answer.content)
+    monkeypatch.setattr(store, "direct_url", lambda key, **_: "https://bucket.example/fox")
+    answer = client.get(url, follow_redirects=False)
+    assert (answer.status_code, answer.headers["location"]) == (307, "https://bucket.example/fox")
+    assert "content" not in described(document, "get", OBJECT, answer)
+    assert set(entry["responses"]) == {*(str(status) for status, _, _ in asked), "307", "500", "503"}
+
+
+def test_the_headers_of_errors_are_documented(document: dict[str, Any]) -> None:
+    responses = document["components"]["responses"]
+    for error, header in [
+        ("MethodNotAllowed", "Allow"),
+        ("RangeNotSatisfiable", "Content-Range"),
+        ("Unauthorized", "WWW-Authenticate"),
+        ("UploadConflict", "Retry-After"),
+        ("NotFound", "RateLimit"),
+    ]:
+        assert header in responses[error]["headers"]
+    assert "RateLimit" not in document["paths"][OBJECT]["get"]["responses"]["403"]["headers"]
 
 
 def test_the_opt_in_hint_reaches_agents(document: dict[str, Any]) -> None:

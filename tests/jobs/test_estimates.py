@@ -31,6 +31,9 @@ class Small:
     def prior_seconds(self, effective_input: object) -> float:
         return 3.14
 
+    def output_seconds(self, effective_input: object) -> float | None:
+        return None
+
 
 def estimates(world: World) -> Estimates:
     return Estimates(Queues(world.database), RunTimes(world.database))
@@ -59,6 +62,21 @@ async def test_ready_and_running_work_is_shared_by_the_slots_and_parked_work_is_
     assert (await estimated(world, "gpu"))["queueSeconds"] == 10.0
     await world.slots(gpu=0)
     assert (await estimated(world, "gpu"))["queueSeconds"] == 20.0
+
+
+@pytest.mark.parametrize(
+    ("task", "given", "seconds"),
+    [
+        ("image.generate", {"prompt": "a tree"}, None),
+        ("video.generate", {"prompt": "a tree", "durationFrames": 257, "sampledFps": 25}, 10.25),
+        ("ace.step.create", {"tags": "pop", "durationSeconds": 90.5}, 90.5),
+    ],
+)
+async def test_the_length_of_the_output_is_told(
+    world: World, task: str, given: dict[str, Any], seconds: float | None
+) -> None:
+    effective = TASKS[task].prepare(given).effective_input
+    assert (await estimates(world).estimate(TASKS[task], effective))["outputSeconds"] == seconds
 
 
 async def test_the_slowest_of_several_pools_counts(world: World) -> None:

@@ -89,6 +89,28 @@ def test_pools_outputs_and_priors(task: str) -> None:
     assert 1 < found.prior_seconds(effective) < 300
 
 
+@pytest.mark.parametrize(
+    ("task", "given", "seconds"),
+    [
+        ("image.generate", {}, None),
+        ("image.edit", {}, None),
+        ("video.generate", {"durationSeconds": 2.5}, 2.5),
+        ("video.generate", {"durationSeconds": 2.5, "interpolationFps": 0}, 2.5),
+        ("video.generate", {"durationFrames": 257, "sampledFps": 25}, 615 / 60),
+        ("video.generate", {"durationFrames": 257, "sampledFps": 25, "interpolationFps": 0}, 257 / 25),
+        ("video.combine", {}, None),
+        ("audio.speak", {"text": "x" * 60}, 4.0),
+        ("audio.annotation.reference", {"sourceDurationSeconds": 200}, None),
+        ("ace.step.create", {}, 60.0),
+        ("ace.step.create", {"qualityPreset": "high_quality"}, 108.0),
+        ("moss.sound.effect", {"durationSeconds": 7.5}, 7.5),
+        ("trellis.generate", {}, None),
+    ],
+)
+def test_how_long_the_output_plays(task: str, given: dict[str, Any], seconds: float | None) -> None:
+    assert TASKS[task].output_seconds(prepare(task, **given).effective_input) == seconds
+
+
 NAMES = st.sampled_from(sorted({name for task in TASKS.values() for name in task.Input.wire_names()}))
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-10, 5000) | st.floats() | st.text(st.characters(), max_size=12),
