@@ -61,9 +61,9 @@ def clip_lengths_around(frames: int) -> tuple[int, int]:
     return below, below if below == frames else below + FRAME_STEP
 
 
-def frames_for(seconds: Number, fps: Number) -> int:
-    """The least 8n + 1 frames that last `seconds` at `fps`."""
-    return clip_lengths_around(max(1, ceil(exact(seconds) * exact(fps))))[1]
+def frames_for(seconds: Number, fps: Number, overlap: int = 0) -> int:
+    """The least 8n + 1 frames that last `seconds` at `fps` beyond the `overlap` frames they begin with."""
+    return clip_lengths_around(max(1, ceil(exact(seconds) * exact(fps)) + overlap))[1]
 
 
 def interpolated_frames(frames: int, sampled_fps: Number, interpolation_fps: Number) -> int:
@@ -97,9 +97,15 @@ def overlap_seconds(overlap_frames: int, fps: Number) -> Fraction:
     return overlap_frames / frame_rate(fps)
 
 
-def overlap_samples(overlap_frames: int, fps: Number, sample_rate: int) -> int:
-    """Audio samples that go with `overlap_seconds`, at `sample_rate` a second."""
-    return round_half_up(overlap_seconds(overlap_frames, fps) * sample_rate)
+def fitting_canvas(width: int, height: int, min_side: int) -> tuple[int, int]:
+    """The (width, height) of the largest canvas of about the shape of `width` × `height` within `MAX_PIXELS`.
+
+    The short side is at least `min_side`, which is a multiple of 32; both are multiples of 32.
+    """
+    less, more = sorted((width, height))
+    short = max(min_side, floor_side(isqrt(MAX_PIXELS * less // more)))
+    long = floor_side(min(MAX_PIXELS // short, isqrt(MAX_PIXELS * more // less)))
+    return (long, short) if width >= height else (short, long)
 
 
 def edit_canvas(width: int, height: int) -> tuple[int, int]:
