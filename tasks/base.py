@@ -64,10 +64,10 @@ class Findings:
         """The field `name` cannot stand beside the others."""
         self.problems.append(FieldProblem(f"input.{name}", message, allowed, nearest))
 
-    def adjust(self, name: str, given: Any, to: Any, reason: str, *, exact: Any = None) -> None:
-        """The field `name` is changed; `exact` is what would have needed no change, if that is not `to` itself."""
+    def adjust(self, name: str, given: Any, to: Any, reason: str, *, exact: Any = ...) -> None:
+        """The field `name` is changed; `exact` is what would have needed no change, if not `to` itself; None if nothing."""
         self.adjustments.append(Adjustment(name, given, to, reason))
-        self._exact[name] = to if exact is None else exact
+        self._exact[name] = to if exact is ... else exact
 
     def fill(self, effective: dict[str, Any], given: Set[str], preset: str, values: Mapping[str, Any]) -> None:
         """Put a preset's `values` where the caller gave none; a given one that differs stays, and the trail says so."""

@@ -158,6 +158,8 @@ def test_a_start_frame_takes_the_place_of_the_first_overlap_frame() -> None:
         "overlapFrameImageUrls[0]",
         "sourceImageUrl",
     )
+    problems = refused(TASK, strict=True, sourceImageUrl=other, overlapFrameImageUrls=[URL, URL], durationFrames=257)
+    assert problems["input.overlapFrameImageUrls[0]"].nearest is None
     again = TASKS[TASK].prepare(prepared.effective_input, strict=True)
     assert again.effective_input == prepared.effective_input
 
