@@ -69,6 +69,10 @@ class Findings:
         self.adjustments.append(Adjustment(name, given, to, reason))
         self._exact[name] = to if exact is ... else exact
 
+    def follow(self, name: str, given: Any, to: Any, reason: str) -> None:
+        """The field `name` is changed, but to what its default stands for: the trail says so, and strict mode lets it be."""
+        self.overrides.append(Adjustment(name, given, to, reason))
+
     def fill(self, effective: dict[str, Any], given: Set[str], preset: str, values: Mapping[str, Any]) -> None:
         """Put a preset's `values` where the caller gave none; a given one that differs stays, and the trail says so."""
         for name, value in values.items():
@@ -79,7 +83,7 @@ class Findings:
                 self.overrides.append(Adjustment(name, value, effective[name], reason))
 
     def refuse_adjustments(self) -> None:
-        """Strict mode: every adjustment becomes a problem. A preset that was overridden is what was asked for, and none."""
+        """Strict mode: every adjustment becomes a problem. What was asked for is none: a preset overridden, a default given."""
         for change in self.adjustments:
             self.refuse(
                 change.field,

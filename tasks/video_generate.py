@@ -128,7 +128,8 @@ class VideoGenerateInput(TaskInput):
     duration_seconds: Annotated[float, Field(ge=1, le=20), PLAIN] | None = Field(
         None,
         description="Seconds, fractions allowed; 6 when neither duration is given. Frames go up to 8n + 1, are priced, "
-        "and are trimmed back to exactly this time; inputAdjustments says so when the caller gave the seconds. "
+        "and are trimmed back to exactly this time; inputAdjustments says so when the caller gave the seconds, and "
+        "strict=1 then refuses all but the default's 6. "
         "effectiveInput keeps the one of the two durations that counts.",
         examples=[6],
     )
@@ -252,7 +253,10 @@ def _duration(effective: dict[str, Any], names: Set[str], findings: Findings) ->
     if made != arithmetic.exact(seconds) * fps:
         reason = f"{made} frames, the next 8n + 1, at {fps} a second; the file is trimmed back to {seconds} s"
         to = round(float(Fraction(made, fps)), 6)
-        findings.adjust("durationSeconds", seconds, to, reason, exact={"durationFrames": made})
+        if seconds == DEFAULT_SECONDS:
+            findings.follow("durationSeconds", seconds, to, reason)
+        else:
+            findings.adjust("durationSeconds", seconds, to, reason, exact={"durationFrames": made})
     return True
 
 
