@@ -82,9 +82,12 @@ class AudioAnnotationReference(Task[AudioAnnotationReferenceInput]):
         effective = given.model_dump(exclude={"seed"})
         if canonical(effective, given.given(), findings, "sourceAudio", "sourceAudioUrl") is None:
             findings.refuse("sourceAudio", "is required, as a URL or inline (or give sourceAudioUrl)")
-        if given.transcription_model == ENGLISH_MODEL and given.language not in (None, "en"):
-            findings.warnings.append(ENGLISH_MODEL_WARNING)
         return effective
+
+    def warnings(self, effective_input: Mapping[str, Any]) -> tuple[str, ...]:
+        """Another language with the model for English."""
+        english = effective_input["language"] in (None, "en")
+        return () if english or effective_input["transcriptionModel"] != ENGLISH_MODEL else (ENGLISH_MODEL_WARNING,)
 
     def pools(self, effective_input: Mapping[str, Any]) -> tuple[str, ...]:
         """The transcription engine."""

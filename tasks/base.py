@@ -56,7 +56,6 @@ class Findings:
 
     problems: list[FieldProblem] = field(default_factory=list)
     adjustments: list[Adjustment] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
     overrides: list[Adjustment] = field(default_factory=list)
     _exact: dict[str, Any] = field(default_factory=dict)
 
@@ -83,7 +82,7 @@ class Findings:
                 self.overrides.append(Adjustment(name, value, effective[name], reason))
 
     def refuse_adjustments(self) -> None:
-        """Strict mode: every adjustment becomes a problem. What was asked for is none: a preset overridden, a default given."""
+        """Strict mode: every adjustment becomes a problem. A preset overridden and a default given are none."""
         for change in self.adjustments:
             self.refuse(
                 change.field,
@@ -118,6 +117,10 @@ class Task(ABC, Generic[InputT]):
     def prior_seconds(self, effective_input: Mapping[str, Any]) -> float:
         """Run time in seconds on one GPU of the H100 class, as assumed before any was measured."""
 
+    def warnings(self, effective_input: Mapping[str, Any]) -> tuple[str, ...]:
+        """What is made as asked, but may disappoint. Inline media are taken for what their MIME type says."""
+        return ()
+
     def prepare(self, raw: object, *, strict: bool = False) -> Prepared:
         """The effective input of `raw` (parsed JSON); `strict` refuses every adjustment.
 
@@ -133,7 +136,7 @@ class Task(ABC, Generic[InputT]):
             raise refusal(findings.problems)
         effective["seed"] = secrets.randbelow(MAX_SEED + 1) if given.seed is None else given.seed
         trail = (*findings.adjustments, *findings.overrides)
-        return Prepared(effective, trail, tuple(findings.warnings), given.seed is None)
+        return Prepared(effective, trail, self.warnings(effective), given.seed is None)
 
     @staticmethod
     def hash_input(effective_input: Mapping[str, Any], seed_drawn: bool) -> str:

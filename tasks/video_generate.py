@@ -190,6 +190,10 @@ class VideoGenerate(Task[VideoGenerateInput]):
             _overlap(effective, start, overlap, findings)
         return effective
 
+    def warnings(self, effective_input: Mapping[str, Any]) -> tuple[str, ...]:
+        """Overlap frames in JPEG."""
+        return (JPEG_OVERLAP_FRAMES,) if any(map(is_jpeg, effective_input["overlapFrameImages"] or ())) else ()
+
     def pools(self, effective_input: Mapping[str, Any]) -> tuple[str, ...]:
         """The video engine, then the interpolation, which also encodes; when it is off, a CPU encodes."""
         return ("ltx-video", "rife" if effective_input["interpolationFps"] else "cpu")
@@ -274,5 +278,3 @@ def _overlap(effective: dict[str, Any], start: str | None, overlap: str, finding
             "a start frame takes the place of the first overlap frame",
             exact=None,
         )
-    if any(map(is_jpeg, pictures)):
-        findings.warnings.append(JPEG_OVERLAP_FRAMES)
