@@ -49,7 +49,7 @@ class AudioAnnotationReferenceInput(TaskInput):
         None,
         description="The words, with [Intro]-style section tags on the way. Recommended: it anchors the lyrics and the "
         "sections. Its length sets the priced band, at 12 characters a second without tags, white space collapsed; "
-        "without it the band is 120 s.",
+        "without it the band is 120 s. One that has no words outside its tags is refused.",
     )
     source_duration_seconds: Annotated[float, Field(gt=0, le=MAX_DECLARED_SECONDS), PLAIN] | None = Field(
         None,

@@ -63,7 +63,7 @@ MediaUrl = Annotated[
     AfterValidator(_http_url),
     Field(
         max_length=MAX_URL_CHARACTERS,
-        description="An http or https URL; fetched when the job runs.",
+        description="An http or https URL without a user name or password; fetched when the job runs.",
         json_schema_extra={"pattern": _URL_PATTERN},
     ),
 ]

@@ -129,7 +129,7 @@ class VideoGenerateInput(TaskInput):
         None,
         description="Seconds, fractions allowed; 6 when neither duration is given. Frames go up to 8n + 1, are priced, "
         "and are trimmed back to exactly this time; inputAdjustments says so when the caller gave the seconds, and "
-        "strict=1 then refuses all but the default's 6. "
+        "strict=1 then refuses all but the default's 6. The last frame is held where interpolation leaves a few too few. "
         "effectiveInput keeps the one of the two durations that counts.",
         examples=[6],
     )
