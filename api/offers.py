@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from functools import cache
 from typing import Annotated, Any, Literal
@@ -153,6 +153,8 @@ def _prepare(
     chosen: Task[Any], raw: object, strict: bool, account: str, claim: QuoteClaim | None
 ) -> tuple[Prepared, tuple[InlineFile, ...]]:
     prepared, files = take_out(chosen.prepare(raw, strict=strict), raw, strict=strict)
+    # Again: a file of another format than it was said to be is now called what it is.
+    prepared = replace(prepared, warnings=chosen.warnings(prepared.effective_input))
     return prepared if claim is None else claim.apply(account, chosen, prepared), files
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import tempfile
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from core.errors import OperatorError
 from killatamata.client import Client
-from media.arithmetic import clip_lengths_around
+from media.arithmetic import frames_for
 from media.clip import SAMPLE_RATE, fitted
 from media.errors import MediaError
 from media.kinds import MAX_BYTES
@@ -67,7 +66,7 @@ class Extension:
             raise NotExtensible(f"--sampled-fps is from {SLOWEST} to {FASTEST}, not {fps}")
         if not 0 < self.seconds <= MAX_FRAMES:
             raise NotExtensible(f"--seconds {self.seconds:g} is too much, or nothing")
-        frames = max(MIN_FRAMES, clip_lengths_around(self.overlap + math.ceil(self.seconds * fps))[1])
+        frames = max(MIN_FRAMES, frames_for(self.seconds, fps, self.overlap))
         if frames > MAX_FRAMES:
             most = (MAX_FRAMES - self.overlap) // fps
             raise NotExtensible(f"--seconds {self.seconds:g} at {fps} a second is too long; at most {most}")

@@ -17,18 +17,27 @@ Number: TypeAlias = int | float | Fraction
 SIDE_STEP = 32
 """Pixels; LTX-2.3 works on latents of 32×32 pixels (LTX-Video, arXiv:2501.00103, section 2), and all canvases follow."""
 MAX_PIXELS = 4_194_304
-"""4 MP: 2048 × 2048."""
+"""4 MP: 2048 × 2048, the published limit of every canvas."""
 FRAME_STEP = 8
-"""LTX-2.3 makes one latent frame of the first picture and one of each further 8: every clip has 8n + 1 frames."""
+"""LTX-2.3's causal VAE makes one latent frame of the first picture and one of each further 8 (LTX-Video, arXiv:2501.00103,
+section 2; `vae_temporal_compression_ratio` in diffusers): every clip has 8n + 1 frames.
+"""
 
 SPEECH_CHARACTERS_PER_SECOND = 15
+"""The published price list's estimate for `audio.speak`, whatever the voice; characters are Unicode code points."""
 LYRIC_CHARACTERS_PER_SECOND = 12
+"""The published price list's estimate for a transcript, by which `audio.annotation.reference` is priced."""
 AUDIO_TOKENS_PER_SECOND = Fraction(25, 2)
-"""Both Qwen3-TTS and MOSS-SoundEffect v1 make 12.5 tokens a second."""
+"""Frames a second of both codecs: Qwen3-TTS's 12 Hz tokenizer, which has 12.5 (arXiv:2601.15621), and the audio tokenizer of
+MOSS-SoundEffect v1 (arXiv:2602.10934). A token here is one frame with all its codebooks.
+"""
 
 EDIT_MIN_PIXELS = MAX_PIXELS // 16
+"""0.25 MP: our choice, a quarter of the 1024 × 1024 that an edit without a source has."""
 EDIT_MAX_PIXELS = MAX_PIXELS // 2
+"""2 MP: our choice, twice those; an edit has one price, whatever its source."""
 EDIT_MAX_ASPECT = 4
+"""As published: a source beyond 4:1 is padded to it."""
 
 _NTSC = {"23.976": 24, "23.98": 24, "29.97": 30, "47.952": 48, "59.94": 60}
 _TAG = re.compile(r"\[[^\[\]\n]*\]")
@@ -61,15 +70,16 @@ def clip_lengths_around(frames: int) -> tuple[int, int]:
     return below, below if below == frames else below + FRAME_STEP
 
 
-def frames_for(seconds: Number, fps: Number) -> int:
-    """The least 8n + 1 frames that last `seconds` at `fps`."""
-    return clip_lengths_around(max(1, ceil(exact(seconds) * exact(fps))))[1]
+def frames_for(seconds: Number, fps: Number, overlap: int = 0) -> int:
+    """The least 8n + 1 frames that last `seconds` at `fps` beyond the `overlap` frames they begin with."""
+    return clip_lengths_around(max(1, ceil(exact(seconds) * exact(fps)) + overlap))[1]
 
 
 def interpolated_frames(frames: int, sampled_fps: Number, interpolation_fps: Number) -> int:
     """Frames of a whole clip after interpolation (0: none): the first and the last stay, so (frames − 1) gaps are refilled.
 
-    round((frames − 1) × interpolation_fps ÷ sampled_fps) + 1, halves up.
+    As published: round((frames − 1) × interpolation_fps ÷ sampled_fps) + 1, halves up. The rates need no whole ratio, since
+    RIFE makes a frame at any time between two (arXiv:2011.06294).
     """
     if not interpolation_fps:
         return frames
@@ -79,8 +89,8 @@ def interpolated_frames(frames: int, sampled_fps: Number, interpolation_fps: Num
 def delivered_frames(frames: int, sampled_fps: Number, interpolation_fps: Number, seconds: Number | None = None) -> int:
     """Frames in the file: all after interpolation, or as many as `seconds` take when the clip was asked for in seconds.
 
-    The latter may be a few more than interpolation gives (17 frames at 17 a second last 1 s, but become 41 of 43 at 43):
-    the last one is then held.
+    As published, the file lasts exactly those seconds. That may take a few more frames than interpolation gives (17 frames
+    at 17 a second last 1 s, but become 41 of 43 at 43): the last one is then held.
     """
     if seconds is None:
         return interpolated_frames(frames, sampled_fps, interpolation_fps)
@@ -97,9 +107,15 @@ def overlap_seconds(overlap_frames: int, fps: Number) -> Fraction:
     return overlap_frames / frame_rate(fps)
 
 
-def overlap_samples(overlap_frames: int, fps: Number, sample_rate: int) -> int:
-    """Audio samples that go with `overlap_seconds`, at `sample_rate` a second."""
-    return round_half_up(overlap_seconds(overlap_frames, fps) * sample_rate)
+def fitting_canvas(width: int, height: int, min_side: int) -> tuple[int, int]:
+    """The (width, height) of the largest canvas of about the shape of `width` × `height` within `MAX_PIXELS`.
+
+    The short side is at least `min_side`, which is a multiple of 32; both are multiples of 32.
+    """
+    less, more = sorted((width, height))
+    short = max(min_side, floor_side(isqrt(MAX_PIXELS * less // more)))
+    long = floor_side(min(MAX_PIXELS // short, isqrt(MAX_PIXELS * more // less)))
+    return (long, short) if width >= height else (short, long)
 
 
 def edit_canvas(width: int, height: int) -> tuple[int, int]:

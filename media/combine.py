@@ -9,6 +9,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Literal
 
+from media.arithmetic import overlap_seconds
 from media.combine_copy import write_copied
 from media.combine_fit import canvas_of, is_hdr, is_letterboxed, is_scaled
 from media.combine_full import write_encoded
@@ -74,7 +75,7 @@ def combine(
     with ThreadPoolExecutor(WORKERS, "source") as pool:
         sources = list(pool.map(source, clips, range(len(clips))))
     fps = frame_rate or _rate_of(sources[0])
-    parts = timeline(sources, overlap_frames / (overlap_fps or fps), fps)
+    parts = timeline(sources, overlap_seconds(overlap_frames, overlap_fps or fps), fps)
     if parts[-1].end_slot / fps > MAX_CLIP_SECONDS:
         raise MediaTooLong(
             f"The clips last {float(parts[-1].end_slot / fps):.0f} s together; send at most {MAX_CLIP_SECONDS} s."

@@ -49,7 +49,7 @@ class AudioAnnotationReferenceInput(TaskInput):
         None,
         description="The words, with [Intro]-style section tags on the way. Recommended: it anchors the lyrics and the "
         "sections. Its length sets the priced band, at 12 characters a second without tags, white space collapsed; "
-        "without it the band is 120 s.",
+        "without it the band is 120 s. One that has no words outside its tags is refused.",
     )
     source_duration_seconds: Annotated[float, Field(gt=0, le=MAX_DECLARED_SECONDS), PLAIN] | None = Field(
         None,
@@ -82,9 +82,12 @@ class AudioAnnotationReference(Task[AudioAnnotationReferenceInput]):
         effective = given.model_dump(exclude={"seed"})
         if canonical(effective, given.given(), findings, "sourceAudio", "sourceAudioUrl") is None:
             findings.refuse("sourceAudio", "is required, as a URL or inline (or give sourceAudioUrl)")
-        if given.transcription_model == ENGLISH_MODEL and given.language not in (None, "en"):
-            findings.warnings.append(ENGLISH_MODEL_WARNING)
         return effective
+
+    def warnings(self, effective_input: Mapping[str, Any]) -> tuple[str, ...]:
+        """Another language with the model for English."""
+        english = effective_input["language"] in (None, "en")
+        return () if english or effective_input["transcriptionModel"] != ENGLISH_MODEL else (ENGLISH_MODEL_WARNING,)
 
     def pools(self, effective_input: Mapping[str, Any]) -> tuple[str, ...]:
         """The transcription engine."""

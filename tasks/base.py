@@ -56,7 +56,6 @@ class Findings:
 
     problems: list[FieldProblem] = field(default_factory=list)
     adjustments: list[Adjustment] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
     overrides: list[Adjustment] = field(default_factory=list)
     _exact: dict[str, Any] = field(default_factory=dict)
 
@@ -64,10 +63,14 @@ class Findings:
         """The field `name` cannot stand beside the others."""
         self.problems.append(FieldProblem(f"input.{name}", message, allowed, nearest))
 
-    def adjust(self, name: str, given: Any, to: Any, reason: str, *, exact: Any = None) -> None:
-        """The field `name` is changed; `exact` is what would have needed no change, if that is not `to` itself."""
+    def adjust(self, name: str, given: Any, to: Any, reason: str, *, exact: Any = ...) -> None:
+        """The field `name` is changed; `exact` is what would have needed no change, if not `to` itself; None if nothing."""
         self.adjustments.append(Adjustment(name, given, to, reason))
-        self._exact[name] = to if exact is None else exact
+        self._exact[name] = to if exact is ... else exact
+
+    def follow(self, name: str, given: Any, to: Any, reason: str) -> None:
+        """The field `name` is changed, but to what its default stands for: the trail says so, and strict mode lets it be."""
+        self.overrides.append(Adjustment(name, given, to, reason))
 
     def fill(self, effective: dict[str, Any], given: Set[str], preset: str, values: Mapping[str, Any]) -> None:
         """Put a preset's `values` where the caller gave none; a given one that differs stays, and the trail says so."""
@@ -79,7 +82,7 @@ class Findings:
                 self.overrides.append(Adjustment(name, value, effective[name], reason))
 
     def refuse_adjustments(self) -> None:
-        """Strict mode: every adjustment becomes a problem. A preset that was overridden is what was asked for, and none."""
+        """Strict mode: every adjustment becomes a problem. A preset overridden and a default given are none."""
         for change in self.adjustments:
             self.refuse(
                 change.field,
@@ -118,6 +121,10 @@ class Task(ABC, Generic[InputT]):
         """How long the deliverable plays, as far as the input tells; None when it does not play, or only the run tells."""
         return None
 
+    def warnings(self, effective_input: Mapping[str, Any]) -> tuple[str, ...]:
+        """What is made as asked, but may disappoint. Inline media are taken for what their MIME type says."""
+        return ()
+
     def prepare(self, raw: object, *, strict: bool = False) -> Prepared:
         """The effective input of `raw` (parsed JSON); `strict` refuses every adjustment.
 
@@ -133,7 +140,7 @@ class Task(ABC, Generic[InputT]):
             raise refusal(findings.problems)
         effective["seed"] = secrets.randbelow(MAX_SEED + 1) if given.seed is None else given.seed
         trail = (*findings.adjustments, *findings.overrides)
-        return Prepared(effective, trail, tuple(findings.warnings), given.seed is None)
+        return Prepared(effective, trail, self.warnings(effective), given.seed is None)
 
     @staticmethod
     def hash_input(effective_input: Mapping[str, Any], seed_drawn: bool) -> str:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Set
-from math import isqrt
 from typing import Annotated
 
 from pydantic import Field
 
-from media.arithmetic import MAX_PIXELS, floor_side
+from media.arithmetic import MAX_PIXELS, fitting_canvas, floor_side
 from media.arithmetic import SIDE_STEP as STEP
 from tasks.base import Findings
 from tasks.fields import WHOLE
@@ -32,7 +31,7 @@ def canvas(width: int, height: int, given: Set[str], findings: Findings) -> tupl
             return width, height
     sides = {"width": floor_side(width), "height": floor_side(height)}
     if sides["width"] * sides["height"] > MAX_PIXELS:
-        fitting = dict(zip(sides, _fitting(sides["width"], sides["height"]), strict=True))
+        fitting = dict(zip(sides, fitting_canvas(sides["width"], sides["height"], MIN_SIDE), strict=True))
         for name, side in fitting.items():
             message = (
                 f"width × height must be at most {MAX_PIXELS} pixels, as in {fitting['width']} × {fitting['height']}"
@@ -43,10 +42,3 @@ def canvas(width: int, height: int, given: Set[str], findings: Findings) -> tupl
         if sides[name] != side:
             findings.adjust(name, side, sides[name], f"multiple of {STEP}")
     return sides["width"], sides["height"]
-
-
-def _fitting(width: int, height: int) -> tuple[int, int]:
-    """The largest canvas of about the same shape."""
-    short = max(MIN_SIDE, isqrt(MAX_PIXELS * min(width, height) // max(width, height)) // STEP * STEP)
-    long = min(MAX_PIXELS // short, isqrt(MAX_PIXELS * max(width, height) // min(width, height))) // STEP * STEP
-    return (long, short) if width >= height else (short, long)

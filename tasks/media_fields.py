@@ -5,7 +5,7 @@ from __future__ import annotations
 import binascii
 import io
 import re
-from collections.abc import Set
+from collections.abc import Mapping, Set
 from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
@@ -63,7 +63,7 @@ MediaUrl = Annotated[
     AfterValidator(_http_url),
     Field(
         max_length=MAX_URL_CHARACTERS,
-        description="An http or https URL; fetched when the job runs.",
+        description="An http or https URL without a user name or password; fetched when the job runs.",
         json_schema_extra={"pattern": _URL_PATTERN},
     ),
 ]
@@ -234,7 +234,7 @@ def canonical(effective: dict[str, Any], given: Set[str], findings: Findings, na
     return used[0]
 
 
-def is_jpeg(reference: str | dict[str, str]) -> bool:
+def is_jpeg(reference: str | Mapping[str, Any]) -> bool:
     """Whether a media reference says that it is a JPEG, by its MIME type or by the end of its URL's path."""
     if isinstance(reference, str):
         return urlsplit(reference).path.lower().endswith((".jpg", ".jpeg"))

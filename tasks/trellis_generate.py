@@ -6,13 +6,14 @@ import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, ConfigDict, Field
+from pydantic import AfterValidator, ConfigDict, Field, JsonValue
 from pydantic_core import PydanticCustomError
 
 from tasks.base import Findings, Task
 from tasks.examples import EXAMPLES
 from tasks.fields import PLAIN, WHOLE, TaskInput
 from tasks.media_fields import ImageReference, MediaUrl, canonical
+from tasks.validation import ALLOWED
 
 
 def _preset(mesh: int, texture: int, steps: int, faces: int, size: int) -> Mapping[str, Any]:
@@ -43,6 +44,11 @@ def _angle(value: float) -> float:
     return value
 
 
+ANGLES: dict[str, JsonValue] = {
+    "type": "number",
+    "anyOf": [{"exclusiveMinimum": 0, "maximum": math.pi}, {"minimum": MIN_DEGREES, "maximum": 180}],
+}
+Angle = Annotated[float, Field(gt=0, le=180, json_schema_extra={ALLOWED: ANGLES}), AfterValidator(_angle), PLAIN]
 Steps = Annotated[int, Field(ge=1, le=50), WHOLE]
 
 
@@ -101,7 +107,7 @@ class TrellisGenerateInput(TaskInput):
     remesh_fill_holes_max_perimeter: Annotated[float, Field(ge=0, le=1), PLAIN] = Field(
         0.05, description="The longest perimeter of a hole to close, in units of the object's bounding cube."
     )
-    mesh_cluster_cone_half_angle_rad: Annotated[float, Field(gt=0, le=180), AfterValidator(_angle), PLAIN] = Field(
+    mesh_cluster_cone_half_angle_rad: Angle = Field(
         math.pi / 2,
         description="How far the normals of a texture chart may lean, in radians up to π. From 3.15 to 180 it is read as "
         "degrees, which inputAdjustments then says.",

@@ -24,6 +24,9 @@ MAX_PROBLEMS = 20
 URL_TAG, INLINE_TAG = "<url>", "<inline>"
 """Names of the two forms of a media reference inside pydantic; they are no part of a JSON path."""
 
+ALLOWED = "x-allowed"
+"""Where a field's JSON Schema says what may be sent, when JSON Schema's own words are too few or too many."""
+
 _MAX_SHOWN = 40
 _NOUNS = {
     "string": "a string",
@@ -44,6 +47,8 @@ _BOUNDS = (
     "maxLength",
     "minItems",
     "maxItems",
+    "pattern",
+    "required",
 )
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 _NUMERAL = re.compile(r"[+-]?[0-9]{1,15}(\.[0-9]{1,15})?")
@@ -154,7 +159,41 @@ def _forms(model: type[BaseModel], location: Iterable[int | str]) -> list[dict[s
     return nodes
 
 
-def _allowed(node: Mapping[str, Any]) -> dict[str, Any] | None:
+def _alone(location: Sequence[int | str], value: object) -> object:
+    """An input that holds nothing but `value`, at `location`."""
+    for part in reversed(location):
+        value = [*[None] * part, value] if isinstance(part, int) else {part: value}
+    return value
+
+
+def _accepted(near: Any, model: type[BaseModel], location: Sequence[int | str]) -> Any:
+    """`near` if the field at `location` takes it, or what is nearest to it in turn; else None."""
+    for _ in range(2):
+        if near is None:
+            return None
+        try:
+            model.model_validate(_alone(location, near))
+        except ValidationError as error:
+            ours = (each for each in error.errors(include_url=False) if each["loc"] == tuple(location))
+            refused = next(ours, None)
+        else:
+            refused = None
+        if refused is None:
+            return near
+        near = _hint(refused.get("ctx", {}))
+    return None
+
+
+def _hint(context: Mapping[str, Any]) -> Any:
+    return _plain(next((context[key] for key in ("nearest", "ge", "le") if key in context), None))
+
+
+def _allowed(forms: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    each = [node.get(ALLOWED) or bounds for node in forms if (bounds := _bounds(node)) is not None]
+    return {"anyOf": each} if len(each) > 1 else next(iter(each), None)
+
+
+def _bounds(node: Mapping[str, Any]) -> dict[str, Any] | None:
     allowed = {key: node[key] for key in _BOUNDS if key in node}
     if isinstance(allowed.get("type"), list):
         allowed["type"] = next(kind for kind in allowed["type"] if kind != "null")
@@ -179,26 +218,25 @@ def _problem(details: ErrorDetails, model: type[BaseModel], root: str) -> FieldP
         return unknown(path, "field", location[-1], known)
     forms = _forms(model, location)
     node = forms[0] if len(forms) == 1 else {}
-    allowed = _allowed(node)
-    if details["type"].endswith("_type") and allowed is not None:
+    bounds, allowed = _bounds(node), _allowed(forms)
+    if details["type"].endswith("_type") and bounds is not None:
         return FieldProblem(
             path,
-            f"must be {_NOUNS[allowed['type']]}, not {shown(given)}",
+            f"must be {_NOUNS[bounds['type']]}, not {shown(given)}",
             allowed=allowed,
-            nearest=_nearest_number(given, allowed),
+            nearest=_accepted(_nearest_number(given, bounds), model, location),
         )
     if (
         details["type"] in ("literal_error", "int_parsing_size", "string_unicode")
-        and allowed is not None
-        and "enum" in allowed
+        and bounds is not None
+        and "enum" in bounds
     ):
-        choices = allowed["enum"]
+        choices = bounds["enum"]
         message = f"must be one of {', '.join(map(str, choices))}, not {shown(given)}"
         return FieldProblem(path, message, allowed=allowed, nearest=_nearest_choice(given, choices, node))
     sentence = _SENTENCES.get(details["type"])
     message = sentence(context, given) if sentence else details["msg"]
-    near = next((context[key] for key in ("nearest", "ge", "le") if key in context), None)
-    return FieldProblem(path, message, allowed=allowed, nearest=_plain(near))
+    return FieldProblem(path, message, allowed=allowed, nearest=_hint(context))
 
 
 def _plain(value: Any) -> Any:

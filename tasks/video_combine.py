@@ -28,7 +28,7 @@ class VideoCombineInput(TaskInput):
     video_urls: Annotated[list[MediaUrl], Field(min_length=MIN_CLIPS, max_length=MAX_CLIPS)] = Field(
         description="The clips in playback order; each keeps its own sound, and one without sound is silent. The same "
         "URL may come more than once, and each time counts in the price. Together they last an hour at most, "
-        "and must arrive within 15 minutes."
+        "and must arrive within 15 minutes. A URL with a user name or password is refused."
     )
     overlap_frames: Annotated[int, Field(ge=0, le=MAX_OVERLAP_FRAMES), WHOLE] = Field(
         0,

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Set
 from fractions import Fraction
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, ConfigDict, Field
+from pydantic import AfterValidator, ConfigDict, Field, JsonValue
 from pydantic_core import PydanticCustomError
 
 from media import arithmetic
@@ -15,11 +15,12 @@ from tasks.canvas import Side, canvas
 from tasks.examples import EXAMPLES
 from tasks.fields import PLAIN, WHOLE, NegativePrompt, Prompt, TaskInput
 from tasks.media_fields import AudioReference, ImageReference, MediaUrl, canonical, is_jpeg
+from tasks.validation import ALLOWED
 
 MIN_FRAMES, MAX_FRAMES = 9, 601
 MAX_OVERLAP_FRAMES = 33
 DEFAULT_SECONDS = 6
-MIN_INTERPOLATION_FPS = 30
+MIN_INTERPOLATION_FPS, MAX_INTERPOLATION_FPS = 30, 60
 STEPS = 30
 """Denoising steps of the undistilled model; a distilled one takes its own few."""
 JPEG_OVERLAP_FRAMES = "jpeg_overlap_frames"
@@ -51,10 +52,27 @@ def _off_or_on(fps: int) -> int:
     return fps
 
 
-DurationFrames = Annotated[int, Field(ge=MIN_FRAMES, le=MAX_FRAMES), AfterValidator(_clip_length), WHOLE]
+CLIP_LENGTHS: dict[str, JsonValue] = {"type": "integer", "minimum": MIN_FRAMES, "maximum": MAX_FRAMES, "rule": "8n + 1"}
+OFF_OR_ON: dict[str, JsonValue] = {
+    "type": "integer",
+    "anyOf": [{"const": 0}, {"minimum": MIN_INTERPOLATION_FPS, "maximum": MAX_INTERPOLATION_FPS}],
+}
+DurationFrames = Annotated[
+    int,
+    Field(ge=MIN_FRAMES, le=MAX_FRAMES, json_schema_extra={ALLOWED: CLIP_LENGTHS}),
+    AfterValidator(_clip_length),
+    WHOLE,
+]
 InterpolationFps = Annotated[
     int,
-    Field(ge=0, le=60, json_schema_extra={"not": {"exclusiveMinimum": 0, "exclusiveMaximum": MIN_INTERPOLATION_FPS}}),
+    Field(
+        ge=0,
+        le=MAX_INTERPOLATION_FPS,
+        json_schema_extra={
+            "not": {"exclusiveMinimum": 0, "exclusiveMaximum": MIN_INTERPOLATION_FPS},
+            ALLOWED: OFF_OR_ON,
+        },
+    ),
     AfterValidator(_off_or_on),
     WHOLE,
 ]
@@ -110,7 +128,8 @@ class VideoGenerateInput(TaskInput):
     duration_seconds: Annotated[float, Field(ge=1, le=20), PLAIN] | None = Field(
         None,
         description="Seconds, fractions allowed; 6 when neither duration is given. Frames go up to 8n + 1, are priced, "
-        "and are trimmed back to exactly this time; inputAdjustments says so when the caller gave the seconds. "
+        "and are trimmed back to exactly this time; inputAdjustments says so when the caller gave the seconds, and "
+        "strict=1 then refuses all but the default's 6. The last frame is held where interpolation leaves a few too few. "
         "effectiveInput keeps the one of the two durations that counts.",
         examples=[6],
     )
@@ -170,6 +189,10 @@ class VideoGenerate(Task[VideoGenerateInput]):
         if overlap is not None and timed:
             _overlap(effective, start, overlap, findings)
         return effective
+
+    def warnings(self, effective_input: Mapping[str, Any]) -> tuple[str, ...]:
+        """Overlap frames in JPEG."""
+        return (JPEG_OVERLAP_FRAMES,) if any(map(is_jpeg, effective_input["overlapFrameImages"] or ())) else ()
 
     def pools(self, effective_input: Mapping[str, Any]) -> tuple[str, ...]:
         """The video engine, then the interpolation, which also encodes; when it is off, a CPU encodes."""
@@ -238,7 +261,10 @@ def _duration(effective: dict[str, Any], names: Set[str], findings: Findings) ->
     if made != arithmetic.exact(seconds) * fps:
         reason = f"{made} frames, the next 8n + 1, at {fps} a second; the file is trimmed back to {seconds} s"
         to = round(float(Fraction(made, fps)), 6)
-        findings.adjust("durationSeconds", seconds, to, reason, exact={"durationFrames": made})
+        if seconds == DEFAULT_SECONDS:
+            findings.follow("durationSeconds", seconds, to, reason)
+        else:
+            findings.adjust("durationSeconds", seconds, to, reason, exact={"durationFrames": made})
     return True
 
 
@@ -250,7 +276,9 @@ def _overlap(effective: dict[str, Any], start: str | None, overlap: str, finding
     if start is not None:
         pictures[0], effective["startFrameImage"] = effective["startFrameImage"], None
         findings.adjust(
-            f"{overlap}[0]", f"{overlap}[0]", start, "a start frame takes the place of the first overlap frame"
+            f"{overlap}[0]",
+            f"{overlap}[0]",
+            start,
+            "a start frame takes the place of the first overlap frame",
+            exact=None,
         )
-    if any(map(is_jpeg, pictures)):
-        findings.warnings.append(JPEG_OVERLAP_FRAMES)

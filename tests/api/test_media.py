@@ -324,6 +324,26 @@ def test_a_mislabelled_inline_file_is_reported(client: TestClient) -> None:
     assert client.post(f"{JOBS}?strict=1", json=inline(b"\xff\xd8\xff\xe0")).status_code == 422
 
 
+@pytest.mark.parametrize("path", [JOBS, QUOTES])
+@pytest.mark.parametrize(
+    ("content", "said", "warnings"),
+    [
+        (b"\xff\xd8\xff\xe0", "image/webp", ["jpeg_overlap_frames"]),
+        (b"\xff\xd8\xff\xe0", "image/jpeg", ["jpeg_overlap_frames"]),
+        (b"RIFF\x04\0\0\0WEBP", "image/jpeg", []),
+        (PNG, "image/webp", []),
+    ],
+)
+def test_a_warning_is_about_what_the_file_is_and_not_what_it_is_called(
+    client: TestClient, path: str, content: bytes, said: str, warnings: list[str]
+) -> None:
+    picture = {"dataBase64": base64.b64encode(content).decode(), "mimeType": said}
+    clip = {"task": "video.generate", "input": {"prompt": "on", "overlapFrameImages": [picture]}}
+    answer = client.post(path, json=clip)
+    assert answer.status_code in (200, 202), answer.text
+    assert answer.json()["warnings"] == warnings
+
+
 def test_a_live_job_is_read(client: TestClient) -> None:
     job_id = client.post(JOBS, json=FOX).json()["jobId"]
     answer = client.get(JOBS, params={"jobId": job_id})

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given as drawn
+from hypothesis import strategies as st
 from PIL import Image
 
 from killatamata.extension import Extension, NotExtensible, extended, sampled_rate, slice_of
@@ -68,6 +70,20 @@ def wish(**changes: Any) -> Extension:
     return Extension(
         **{"seconds": 1.0, "overlap": 9, "sampled_fps": None, "reference_audio": None, "given": given, **changes}
     )
+
+
+@pytest.mark.parametrize(
+    ("seconds", "fps", "overlap", "frames"), [(4.4, 25, 3, 113), (16.1, 30, 6, 489), (1, 30, 0, 33), (0.1, 8, 1, 9)]
+)
+def test_a_continuation_has_no_more_frames_than_it_needs(seconds: float, fps: int, overlap: int, frames: int) -> None:
+    assert wish(seconds=seconds, overlap=overlap).frames(fps) == frames
+
+
+@drawn(tenths=st.integers(1, 180), fps=st.integers(8, 30), overlap=st.integers(0, 33))
+def test_frames_are_counted_in_exact_arithmetic(tenths: int, fps: int, overlap: int) -> None:
+    least = overlap - (-tenths * fps // 10)
+    frames = wish(seconds=tenths / 10, overlap=overlap).frames(fps)
+    assert frames == max(9, next(count for count in range(least, least + 8) if count % 8 == 1))
 
 
 async def test_the_last_frames_begin_the_next_clip_and_both_become_one_film(tmp_path: Path) -> None:

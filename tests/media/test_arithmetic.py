@@ -71,13 +71,34 @@ def test_the_longest_prefix_that_enters_as_latents(overlap: int, prefix: int) ->
     assert a.latent_prefix(overlap) == prefix
 
 
-def test_overlaps_in_seconds_and_samples() -> None:
+def test_overlaps_in_seconds() -> None:
     assert a.overlap_seconds(3, 60) == Fraction(1, 20)
     assert a.overlap_seconds(3, 25) == Fraction(3, 25)
     assert a.overlap_seconds(3, 29.97) == Fraction(3003, 30000)
-    assert a.overlap_samples(3, 60, 48_000) == 2400
-    assert a.overlap_samples(1, 7, 44_100) == 6300
-    assert a.overlap_samples(0, 30, 48_000) == 0
+    assert a.overlap_seconds(9, Fraction(25)) == Fraction(9, 25)
+    assert a.overlap_seconds(0, 30) == 0
+
+
+@pytest.mark.parametrize(
+    ("asked", "fits"),
+    [
+        ((2080, 2048), (2048, 2016)),
+        ((4096, 4096), (2048, 2048)),
+        ((4096, 2304), (2720, 1536)),
+        ((16384, 288), (15424, 256)),
+        ((288, 16384), (256, 15424)),
+    ],
+)
+def test_a_canvas_that_is_too_large_has_a_largest_one_like_it(asked: tuple[int, int], fits: tuple[int, int]) -> None:
+    assert a.fitting_canvas(*asked, 256) == fits
+
+
+@given(width=st.integers(256, 16_384), height=st.integers(256, 16_384))
+def test_a_fitting_canvas_fits(width: int, height: int) -> None:
+    sides = a.fitting_canvas(width, height, 256)
+    assert all(side % a.SIDE_STEP == 0 and side >= 256 for side in sides)
+    assert sides[0] * sides[1] <= a.MAX_PIXELS
+    assert a.fitting_canvas(height, width, 256) == sides[::-1]
 
 
 @pytest.mark.parametrize(

@@ -120,17 +120,34 @@ def test_speech_is_the_closed_formula(characters: int, bands: list[Any], further
     assert made <= price("audio.speak", book, text="a" * (characters + 1))
 
 
-@given(characters=st.integers(1, 4000), bands=BANDS, further=RATES)
-def test_annotation_is_the_closed_formula(characters: int, bands: list[Any], further: Any) -> None:
+@given(
+    characters=st.integers(0, 4000),
+    millis=st.none() | st.integers(1, 3_600_000),
+    more=st.integers(0, 120_000),
+    bands=BANDS,
+    further=RATES,
+)
+def test_annotation_is_the_closed_formula(
+    characters: int, millis: int | None, more: int, bands: list[Any], further: Any
+) -> None:
     rates = dict(zip(("usd_to_60_s", "usd_to_120_s", "usd_to_180_s"), bands, strict=True))
     book = book_with("audio.annotation.reference", **rates, usd_per_further_60_s=further)
-    seconds = Fraction(characters, 12)
+    known = ([Fraction(characters, 12)] if characters else []) + ([Fraction(millis, 1000)] if millis else [])
+    seconds = max(known, default=Fraction(120))
     low, middle, high = map(Fraction, bands)
     base = low if seconds <= 60 else middle if seconds <= 120 else high
     extra = Fraction(further) * max(0, ceil((seconds - 180) / 60))
-    made = price("audio.annotation.reference", book, transcript="a" * characters)
+    words: dict[str, Any] = {"transcript": "a" * characters} if characters else {}
+    declared: dict[str, Any] = {"sourceDurationSeconds": millis / 1000} if millis else {}
+    made = price("audio.annotation.reference", book, **words, **declared)
     assert made == rounded(base + extra)
-    assert made <= price("audio.annotation.reference", book, transcript="a" * (characters + 1))
+    if characters:
+        assert made <= price(
+            "audio.annotation.reference", book, **declared, transcript="a" * (characters + 1 + more // 60)
+        )
+    if millis:
+        longer = min(millis + more, 3_600_000) / 1000
+        assert made <= price("audio.annotation.reference", book, **words, sourceDurationSeconds=longer)
 
 
 @given(

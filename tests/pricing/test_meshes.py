@@ -13,7 +13,12 @@ from tests.pricing.books import BOOK, FACTORS, MINIMA, book_with, lines_add_up, 
 from tests.tasks.asking import prepare
 
 TASK = "trellis.generate"
-STEPS = st.integers(1, 49)
+RESOLUTIONS = (512, 1024, 1536)
+SIZES = (512, 1024, 2048, 4096)
+COUNTS = ("sparseStructureSteps", "shapeSteps", "textureSteps")
+STEPS = st.integers(1, 50)
+GROWING = {"meshResolution": RESOLUTIONS, "textureSize": SIZES, **dict.fromkeys(COUNTS, (13, 37, 50))}
+"""What the price goes by, one by one, and values of it in ascending order."""
 
 
 def price(book: PriceBook = BOOK, **fields: Any) -> int:
@@ -57,7 +62,7 @@ def test_prices(fields: dict[str, Any], micros: int) -> None:
     bands=st.lists(MINIMA, min_size=3, max_size=3).map(sorted),
     factor=FACTORS,
     which=st.integers(0, 2),
-    size=st.sampled_from([512, 1024, 2048, 4096]),
+    size=st.sampled_from(SIZES),
     counts=st.tuples(STEPS, STEPS, STEPS),
 )
 def test_the_price_is_the_closed_formula_and_never_falls(
@@ -65,11 +70,12 @@ def test_the_price_is_the_closed_formula_and_never_falls(
 ) -> None:
     rates = dict(zip(("usd_at_512", "usd_at_1024", "usd_at_1536"), bands, strict=True))
     book = book_with(TASK, **rates, large_texture_factor=factor)
-    names = ("sparseStructureSteps", "shapeSteps", "textureSteps")
-    fields = {"textureSize": size, **dict(zip(names, counts, strict=True))}
+    fields = {"textureSize": size, **dict(zip(COUNTS, counts, strict=True))}
     exact = Fraction(bands[which]) * (Fraction(factor) if size == 4096 else 1)
     exact *= max(Fraction(sum(counts), 36), Fraction(1))
-    resolutions = (512, 1024, 1536)
-    made = price(book, meshResolution=resolutions[which], **fields)
+    fields["meshResolution"] = RESOLUTIONS[which]
+    made = price(book, **fields)
     assert made == rounded(exact)
-    assert made <= price(book, meshResolution=1536, **{**fields, "textureSize": 4096, "shapeSteps": 50})
+    for name, choices in GROWING.items():
+        dearer = [price(book, **{**fields, name: more}) for more in choices if more > fields[name]]
+        assert [made, *dearer] == sorted([made, *dearer]), name

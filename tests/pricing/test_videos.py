@@ -82,16 +82,25 @@ def test_what_a_bill_looks_like() -> None:
     assert made["lineItems"][0]["quantity"] == "166.7072"
 
 
-@given(width=SIDES, height=SIDES, frames=FRAMES, audio=st.booleans(), extreme=st.booleans(), book=BOOKS)
+@given(
+    width=SIDES,
+    height=SIDES,
+    frames=FRAMES,
+    start=st.booleans(),
+    audio=st.booleans(),
+    extreme=st.booleans(),
+    book=BOOKS,
+)
 def test_the_price_is_the_closed_formula(
-    width: int, height: int, frames: int, audio: bool, extreme: bool, book: PriceBook
+    width: int, height: int, frames: int, start: bool, audio: bool, extreme: bool, book: PriceBook
 ) -> None:
     rates = book.video_generate
     base = Fraction(width * height * frames, 10**6) * Fraction(rates.usd_per_megapixel_frame)
     factor = Fraction(rates.reference_audio_factor) if audio else Fraction(1)
     factor *= Fraction(rates.extreme_quality_factor) if extreme else 1
     fields: dict[str, Any] = {"width": width, "height": height, "durationFrames": frames, "extremeQuality": extreme}
-    fields |= {"referenceAudio": URL, "startFrameImage": URL} if audio else {}
+    fields |= {"startFrameImage": URL} if start or audio else {}
+    fields |= {"referenceAudio": URL} if audio else {}
     assert price(book, **fields) == rounded(max(base, Fraction(rates.minimum_usd)) * factor)
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import base64
 import math
+import re
 from dataclasses import dataclass, field, replace
 from itertools import permutations
 from typing import Any
 
+import jsonschema
 import pytest
 
+from core.errors import InvalidInput
 from tasks.registry import TASKS
 from tests.tasks.asking import CLONE, LEAST, URL, by_url, prepare, refused
 
@@ -328,6 +331,74 @@ def test_what_a_field_refuses(task: str, name: str) -> None:
         if nearest is not None:
             assert ours[0].nearest == nearest, value
             prepare(task, **{**kind.beside, name: ours[0].nearest})
+
+
+NUMBERS = [
+    (task, name)
+    for task, name in PAIRS
+    if all(isinstance(good, int | float) and not isinstance(good, bool) for good in FIELDS[task][name].good)
+]
+
+
+@pytest.mark.parametrize(("task", "name"), NUMBERS)
+def test_the_nearest_number_is_never_refused_itself(task: str, name: str) -> None:
+    kind = FIELDS[task][name]
+    low, high = min(kind.good), max(kind.good)
+    values = {low - 1, high + 1, 0, *kind.good, *(round(low + (high - low) * step / 97, 6) for step in range(98))}
+    values |= {int(value) for value in values} | ({3.145, 3.15} if "Angle" in name else set())
+    found = 0
+    for value in values:
+        for sent in (value, str(value), int(value) + 0.5):
+            try:
+                prepare(task, **{**kind.beside, name: sent})
+            except InvalidInput as error:
+                problem = next(each for each in error.fields if each.path == f"input.{name}")
+            else:
+                continue
+            assert problem.allowed is not None
+            if "rule" not in problem.allowed:
+                assert not jsonschema.Draft202012Validator(problem.allowed).is_valid(sent), (sent, problem.allowed)
+            if problem.nearest is not None:
+                found += 1
+                prepare(task, **{**kind.beside, name: problem.nearest})
+    assert found > 90
+
+
+@pytest.mark.parametrize(
+    ("given", "nearest"),
+    [("250", 249), (250.5, 249), (250, 249), ("256", 257), ("8", 9), ("602", 601), (8, 9), (True, None)],
+)
+def test_a_clip_length_is_told_as_a_rule(given: Any, nearest: int | None) -> None:
+    problem = refused("video.generate", durationFrames=given)["input.durationFrames"]
+    assert problem.allowed == {"type": "integer", "minimum": 9, "maximum": 601, "rule": "8n + 1"}
+    assert problem.nearest == nearest
+
+
+@pytest.mark.parametrize(("given", "nearest"), [("15", 30), ("14", 0), (14, 0), (29.5, 30), (61, 60), ("x", None)])
+def test_interpolation_is_off_or_in_its_range(given: Any, nearest: int | None) -> None:
+    problem = refused("video.generate", interpolationFps=given)["input.interpolationFps"]
+    assert problem.allowed == {"type": "integer", "anyOf": [{"const": 0}, {"minimum": 30, "maximum": 60}]}
+    assert problem.nearest == nearest
+
+
+@pytest.mark.parametrize(("given", "nearest"), [(3.1499, math.pi), ("3.1450", math.pi), ("0", None), ("1.5", 1.5)])
+def test_an_angle_is_in_radians_or_in_degrees(given: Any, nearest: float | None) -> None:
+    problem = refused("trellis.generate", meshClusterConeHalfAngleRad=given)["input.meshClusterConeHalfAngleRad"]
+    ranges = [{"exclusiveMinimum": 0, "maximum": math.pi}, {"minimum": 3.15, "maximum": 180}]
+    assert problem.allowed == {"type": "number", "anyOf": ranges}
+    assert problem.nearest == nearest
+
+
+@pytest.mark.parametrize("sent", ["ftp://a.example/", "a.webp", 5, [URL], "https://me:secret@a.example/"])
+@pytest.mark.parametrize("name", ["startFrameImage", "overlapFrameImages"])
+def test_both_forms_of_a_medium_are_told(name: str, sent: Any) -> None:
+    several_of = name.endswith("s")
+    problems = refused("video.generate", **{name: [sent] if several_of else sent})
+    url_form, inline_form = problems[f"input.{name}[0]" if several_of else f"input.{name}"].allowed["anyOf"]
+    assert (url_form["type"], url_form["maxLength"]) == ("string", 2048)
+    assert re.search(url_form["pattern"], URL)
+    assert not re.search(url_form["pattern"], "ftp://a.example/")
+    assert inline_form == {"type": "object", "required": ["dataBase64"]}
 
 
 @pytest.mark.parametrize(("task", "name"), PAIRS)

@@ -81,6 +81,12 @@ def test_the_least_input_needs_no_adjustment(task: str) -> None:
 
 
 @pytest.mark.parametrize("task", TASKS)
+def test_strict_takes_back_what_strict_made(task: str) -> None:
+    effective = TASKS[task].prepare(LEAST[task], strict=True).effective_input
+    assert TASKS[task].prepare(effective, strict=True).effective_input == effective
+
+
+@pytest.mark.parametrize("task", TASKS)
 def test_pools_outputs_and_priors(task: str) -> None:
     found, effective = TASKS[task], prepare(task).effective_input
     assert found.pools(effective) == POOLS[task]

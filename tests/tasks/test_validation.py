@@ -3,12 +3,19 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 import pytest
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
+from pydantic_core import PydanticCustomError
 
 from core.errors import FieldProblem, InvalidInput
 from tasks.base import Findings
 from tasks.fields import WHOLE, InputModel, Text
-from tasks.validation import MAX_PROBLEMS, closest, problems, shown, validated
+from tasks.validation import ALLOWED, MAX_PROBLEMS, closest, problems, shown, validated
+
+
+def _odd(value: int) -> int:
+    if value % 2 == 0:
+        raise PydanticCustomError("odd", "must be odd", {"nearest": value + 1})
+    return value
 
 
 class Clip(InputModel):
@@ -60,6 +67,44 @@ def found(raw: object, root: str = "input") -> tuple[FieldProblem, ...]:
 def test_nested_problems(clip: dict[str, Any], path: str, message: str, nearest: object) -> None:
     (problem,) = found({"clip": clip})
     assert (problem.path, problem.message, problem.nearest) == (f"input.clip.{path}", message, nearest)
+
+
+class Odd(InputModel):
+    size: Annotated[int, Field(ge=3, le=9, json_schema_extra={ALLOWED: {"rule": "odd"}}), AfterValidator(_odd)] = 3
+    sizes: list[Annotated[int, Field(ge=3), AfterValidator(_odd)]] = Field(default=[])
+    above: Annotated[float, Field(gt=0)] = 1
+
+
+def _nearest(raw: object) -> list[Any]:
+    with pytest.raises(InvalidInput) as caught:
+        validated(Odd, raw)
+    return [problem.nearest for problem in caught.value.fields]
+
+
+@pytest.mark.parametrize(
+    ("raw", "nearest"),
+    [
+        ({"size": "5"}, 5),
+        ({"size": "4"}, 5),
+        ({"size": 4.5}, 5),
+        ({"size": "1"}, 3),
+        ({"size": 4}, 5),
+        ({"sizes": [3, "6"]}, 7),
+        ({"above": "0"}, None),
+        ({"above": "-1"}, None),
+        ({"above": -(10**400)}, None),
+        ({"above": "0.5"}, 0.5),
+    ],
+)
+def test_what_is_nearest_is_itself_accepted(raw: dict[str, Any], nearest: object) -> None:
+    assert _nearest(raw) == [nearest]
+
+
+def test_a_field_may_say_by_itself_what_is_allowed() -> None:
+    for value in (4, "4", 11):
+        with pytest.raises(InvalidInput) as caught:
+            validated(Odd, {"size": value})
+        assert caught.value.fields[0].allowed == {"rule": "odd"}
 
 
 def test_an_empty_root_gives_bare_paths() -> None:
@@ -129,3 +174,10 @@ def test_findings_become_strict_problems() -> None:
             "nearest": 5.1,
         }
     ]
+
+
+def test_an_adjustment_that_no_value_avoids_has_no_nearest() -> None:
+    findings = Findings()
+    findings.adjust("names[0]", "names[0]", "first", "takes its place", exact=None)
+    findings.refuse_adjustments()
+    assert findings.problems[0].nearest is None

@@ -70,9 +70,18 @@ def test_seconds_that_were_given_are_adjusted_and_the_trail_says_how() -> None:
 
 
 def test_strict_refuses_seconds_that_are_no_clip_length_and_names_the_frames() -> None:
-    problem = refused(TASK, strict=True, durationSeconds=6)["input.durationSeconds"]
-    assert problem.nearest == {"durationFrames": 185}
-    assert prepare(TASK, strict=True, durationFrames=185).adjustments == ()
+    problem = refused(TASK, strict=True, durationSeconds=5)["input.durationSeconds"]
+    assert problem.nearest == {"durationFrames": 153}
+    assert prepare(TASK, strict=True, durationFrames=153).adjustments == ()
+
+
+@pytest.mark.parametrize("beside", [{}, {"sampledFps": 25}, {"sampledFps": 29, "interpolationFps": 0}])
+def test_strict_takes_the_seconds_of_the_default_and_the_trail_still_tells(beside: dict[str, Any]) -> None:
+    assumed = prepare(TASK, strict=True, **beside)
+    given = prepare(TASK, strict=True, seed=assumed.effective_input["seed"], **beside, durationSeconds=6)
+    assert given.effective_input == assumed.effective_input
+    assert assumed.adjustments == ()
+    assert [change.field for change in given.adjustments] == ["durationSeconds"]
 
 
 @pytest.mark.parametrize(
@@ -158,6 +167,8 @@ def test_a_start_frame_takes_the_place_of_the_first_overlap_frame() -> None:
         "overlapFrameImageUrls[0]",
         "sourceImageUrl",
     )
+    problems = refused(TASK, strict=True, sourceImageUrl=other, overlapFrameImageUrls=[URL, URL], durationFrames=257)
+    assert problems["input.overlapFrameImageUrls[0]"].nearest is None
     again = TASKS[TASK].prepare(prepared.effective_input, strict=True)
     assert again.effective_input == prepared.effective_input
 
