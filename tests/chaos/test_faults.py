@@ -120,3 +120,4 @@ def test_a_node_that_refuses_to_drain_is_no_fault(tmp_path: Path, answer: str, d
 
 def test_the_pool_of_a_replica_is_in_its_title() -> None:
     assert pool_of("ray::ServeReplica:qwen-image-edit:Replica") == "qwen-image-edit"
+    assert pool_of("") == ""

@@ -96,8 +96,8 @@ def drawn(seed: int, number: int) -> list[str]:
 
 
 def pool_of(title: str) -> str:
-    """The pool of a replica's process, by its title."""
-    return title.split(":")[3]
+    """The pool of a replica's process, by its title; "" when it is none, or gone."""
+    return "".join(title.split(":")[3:4])
 
 
 def _goes(process: psutil.Process) -> bool:
@@ -189,9 +189,9 @@ class Faults:
         found = [each for each in found if each.pid in busy] or found
         victims = [self._dice.choice(found)] if found else []
         seconds = self._dice.choice([2.0, 4.0, 14.0])
-        if not victims:
+        pool = pool_of(titled(victims[0])) if victims else ""
+        if not pool:
             return False
-        pool = pool_of(titled(victims[0]))
         beside = [each.pid for each in self._service.replicas(pool) if each.pid != victims[0].pid and _goes(each)]
         return self._hit("replica", how, victims, seconds, job=busy.get(victims[0].pid), pool=pool, beside=beside)
 
