@@ -15,11 +15,10 @@ from typing import Any
 
 from tests.chaos.storm.faults import DECK
 from tests.chaos.storm.ground import Json
-from tests.chaos.storm.storm import Size, storm
+from tests.chaos.storm.size import FULL, SHORT, Size
+from tests.chaos.storm.storm import storm
 from tests.chaos.storm.table import printed
 
-FULL = Size(jobs=2000, faults=226, seconds=940, flood=60)
-SHORT = Size(jobs=60, faults=16, seconds=70, flood=20)
 REPORT = Path("out/chaos/report.json")
 
 
@@ -34,6 +33,9 @@ def main() -> int:
     parser.add_argument("--only", action="append", choices=DECK, help="these faults alone, in turn; may be given again")
     parser.add_argument("--no-real", action="store_true", help="without the real engine")
     parser.add_argument("--without-fence", action="store_true", help="plant the bug that late workers are believed")
+    parser.add_argument(
+        "--without-permit", action="store_true", help="plant the bug that no replica watches its permit"
+    )
     parser.add_argument("--out", type=Path, default=REPORT, help="where the report goes")
     parser.add_argument("--keep", action="store_true", help="leave the storm's folder behind")
     given = parser.parse_args()
@@ -49,7 +51,8 @@ def main() -> int:
         not given.no_real,
         tuple(given.only or ()),
     )
-    report = asyncio.run(_until_signalled(storm(given.seed, size, fence=not given.without_fence, keep=given.keep)))
+    weathered = storm(given.seed, size, fence=not given.without_fence, permit=not given.without_permit, keep=given.keep)
+    report = asyncio.run(_until_signalled(weathered))
     given.out.parent.mkdir(parents=True, exist_ok=True)
     given.out.write_text(json.dumps(report, indent=2, default=str) + "\n")
     print(printed(report))

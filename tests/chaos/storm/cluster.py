@@ -19,6 +19,8 @@ from tests.chaos.storm.processes import alive, below, send, start, titled, until
 
 GPUS = 8
 START_SECONDS = 120
+DRAINS = "drains"
+"""What is answered when a node was asked to drain, and will."""
 _STORE_BYTES = 100_000_000
 _RAY = [sys.executable, "-m", "tests.chaos.storm.loopback", "start"]
 _STARTED = b"Ray runtime started"

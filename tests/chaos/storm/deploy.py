@@ -18,6 +18,7 @@ from cluster import fleet
 from core.database import Database
 from core.settings import Settings
 from tests.chaos.storm import disguise
+from tests.chaos.storm.cluster import DRAINS
 
 DRAIN_SECONDS = 8.0
 _PREEMPTION = 2
@@ -35,13 +36,14 @@ async def apply(path: str) -> None:
 
 
 def drain(address: str, name: str, seconds: float) -> None:
-    """Ask Ray to take everything off the node of that name within `seconds`."""
+    """Ask Ray to take everything off the node of that name within `seconds`; prints `DRAINS`, or why it does not."""
     nodes: Any = ray.nodes
     (node,) = [each for each in nodes() if each["Alive"] and each["NodeName"] == name]
     raylets: Any = importlib.import_module("ray._raylet")
     client = raylets.GcsClient(address=address)
-    taken = client.drain_node(node["NodeID"], _PREEMPTION, "the storm wants it", int((time.time() + seconds) * 1000))
-    print(taken)
+    until = int((time.time() + seconds) * 1000)
+    accepted, why = client.drain_node(node["NodeID"], _PREEMPTION, "the storm wants it", until)
+    print(DRAINS if accepted else f"refused: {why}")
 
 
 def main() -> None:

@@ -15,9 +15,9 @@ import psutil
 
 from core.database import UNAVAILABLE
 from tests.chaos.storm import faulty_store, receiver
-from tests.chaos.storm.cluster import Node
+from tests.chaos.storm.cluster import DRAINS, Node
 from tests.chaos.storm.ground import journal, note, tell
-from tests.chaos.storm.processes import alive, below, send
+from tests.chaos.storm.processes import alive, below, send, titled
 from tests.chaos.storm.service import Service
 
 DECK: dict[str, int] = {
@@ -33,6 +33,7 @@ DECK: dict[str, int] = {
     "controller kill": 5,
     "controller stop": 2,
     "head kill": 4,
+    "head stop": 2,
     "database restart": 2,
     "database kill": 3,
     **{f"store {mode}": 1 for mode in faulty_store.MODES},
@@ -42,7 +43,7 @@ DECK: dict[str, int] = {
     "clock jump": 4,
     "background kill": 3,
 }
-"""How many of each in a storm of 226."""
+"""How many of each in a storm of 228."""
 
 KILLS = ("replica kill", "dispatcher kill", "ingress kill")
 HEAVY = {
@@ -50,6 +51,7 @@ HEAVY = {
     "node stop": 4.0,
     "controller kill": 3.0,
     "head kill": 10.0,
+    "head stop": 3.0,
     "database restart": 6.0,
     "database kill": 6.0,
     "node drain": 6.0,
@@ -59,6 +61,11 @@ HEAVY = {
 
 STALL_SECONDS = 9.0
 _SETTLES_WITHIN_SECONDS = 5.0
+_DRAIN_SECONDS = "15"
+_LATE_SECONDS = 0.5
+"""What a process began within a fault's time may be noted so much later."""
+
+_TOLD = ("store", "receiver")
 
 ESSENTIAL = (
     "replica kill",
@@ -88,6 +95,19 @@ def drawn(seed: int, number: int) -> list[str]:
     return deck
 
 
+def pool_of(title: str) -> str:
+    """The pool of a replica's process, by its title; "" when it is none, or gone."""
+    return "".join(title.split(":")[3:4])
+
+
+def _goes(process: psutil.Process) -> bool:
+    """Whether it lives and is not stopped."""
+    try:
+        return alive(process) and process.status() != psutil.STATUS_STOPPED
+    except psutil.NoSuchProcess:
+        return False
+
+
 class Faults:
     """Does them, one at a time, in the calling thread; `wake` may be called from another one.
 
@@ -100,15 +120,21 @@ class Faults:
         self._stopped: list[tuple[float, list[psutil.Process]]] = []
         self._lock = threading.Lock()
         self._loop = asyncio.get_running_loop()
+        self._told_of: list[tuple[str, str, float, float]] = []
         self.done: Counter[str] = Counter()
         self.failed: Counter[str] = Counter()
 
-    def inject(self, fault: str) -> None:
-        """Do it. What cannot be done now (nobody of that kind lives at the moment) is counted as failed."""
+    def inject(self, fault: str) -> bool:
+        """Do it. What cannot be done now (nobody of that kind lives at the moment) is counted as failed: False.
+
+        What the store or the receiver was told to do is counted at the `end`, when it is known whether anybody met it.
+        """
         what, how = fault.split(" ", 1) if " " in fault else (fault, "")
         action: Callable[[str], bool] = getattr(self, f"_{what}")
         done = action(how)
-        (self.done if done else self.failed)[fault] += 1
+        if what not in _TOLD:
+            (self.done if done else self.failed)[fault] += 1
+        return done
 
     def wake(self, *, all_of_them: bool = False) -> None:
         """Let go on what was stopped for long enough."""
@@ -125,6 +151,10 @@ class Faults:
         self.wake(all_of_them=True)
         for subject in ("store", "receiver", "clock", "stall"):
             tell(subject, mode="none", until=0, pid=0, seconds=0)
+        told, self._told_of = self._told_of, []
+        for subject, how, since, until in told:
+            met = any(each["what"] == how and since <= each["at"] <= until + _LATE_SECONDS for each in journal(subject))
+            (self.done if met else self.failed)[f"{subject} {how}"] += 1
 
     def _hit(self, kind: str, how: str, victims: Sequence[psutil.Process], seconds: float, **more: object) -> bool:
         if not victims:
@@ -159,7 +189,11 @@ class Faults:
         found = [each for each in found if each.pid in busy] or found
         victims = [self._dice.choice(found)] if found else []
         seconds = self._dice.choice([2.0, 4.0, 14.0])
-        return self._hit("replica", how, victims, seconds, job=busy.get(victims[0].pid) if victims else None)
+        pool = pool_of(titled(victims[0])) if victims else ""
+        if not pool:
+            return False
+        beside = [each.pid for each in self._service.replicas(pool) if each.pid != victims[0].pid and _goes(each)]
+        return self._hit("replica", how, victims, seconds, job=busy.get(victims[0].pid), pool=pool, beside=beside)
 
     def _dispatcher(self, how: str) -> bool:
         found = self._at_work()
@@ -202,11 +236,14 @@ class Faults:
             return False
         node = self._dice.choice(found)
         if how == "stop":
-            return self._hit("node", how, node.raylet(), self._dice.uniform(2, 6), node=node.name)
+            # A raylet that hangs, or a whole machine: a network that is cut, a kernel that swaps.
+            frozen = self._dice.choice([node.raylet, node.processes])()
+            return self._hit("node", how, frozen, self._dice.uniform(2, 6), node=node.name)
         if how == "drain":
-            note("fault", what="node", how=how, node=node.name, pids=[])
-            self._service.ask("drain", node.name, "15")
-            return True
+            answer = self._service.ask("drain", node.name, _DRAIN_SECONDS)
+            drains = answer.splitlines()[-1:] == [DRAINS]
+            note("fault" if drains else "not drained", what="node", how=how, node=node.name, pids=[], answer=answer)
+            return drains
         pids = [each.pid for each in node.processes()]
         note("fault", what="node", how=how, node=node.name, pids=pids, seconds=0)
         with self._service.nodes:
@@ -214,8 +251,12 @@ class Faults:
         return True
 
     def _head(self, how: str) -> bool:
-        pids = [each.pid for each in self._service.cluster.head.processes()]
-        note("fault", what="head", how=how, pids=pids, seconds=0)
+        found = self._service.cluster.head.processes()
+        if how == "stop":
+            return self._hit("head", how, found, self._dice.uniform(3, 14))
+        if not found:
+            return False
+        note("fault", what="head", how=how, pids=[each.pid for each in found], seconds=0)
         with self._service.nodes:
             self._service.cluster.head.kill()
         return True
@@ -259,12 +300,15 @@ class Faults:
 
     def _told(self, subject: str, how: str, seconds: float) -> bool:
         note("fault", what=subject, how=how, pids=[], seconds=seconds)
-        tell(subject, mode=how, until=time.time() + seconds)
+        began = time.time()
+        tell(subject, mode=how, until=began + seconds)
+        self._told_of.append((subject, how, began, began + seconds))
         return True
 
     def _redeploy(self, _how: str) -> bool:
         note("fault", what="redeploy", how="", pids=[])
         self._service.redeploy()
+        note("fault", what="redeploy", how="over", pids=[])
         return True
 
     def _clock(self, _how: str) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 
 from standardwebhooks import Webhook, WebhookVerificationError
 
-from tests.chaos.storm.ground import Json, told
+from tests.chaos.storm.ground import Json, note, told
 
 MODES = ("down", "slow", "broken", "redirecting")
 _SLOW_SECONDS = 5.0
@@ -60,6 +60,8 @@ class Receiver:
     def _answer(self, request: BaseHTTPRequestHandler) -> None:
         wish = told("receiver")
         wrong = wish["mode"] if wish and time.time() < wish["until"] else None
+        if wrong:
+            note("receiver", what=wrong)
         if wrong == "down":
             request.close_connection = True
             return

@@ -15,16 +15,28 @@ from cluster import work
 from cluster.chains.registry import CHAINS
 from cluster.dispatcher import Dispatcher
 from core.settings import PREFIX
-from deployments.messages import Call, End, Message
+from deployments.messages import Call, End, Faulted, Message
 from deployments.replica import Replica, ReplicaArgs
+from jobs.permits import Permit
 from tests.chaos.storm import chains, disguise, tasks
-from tests.chaos.storm.ground import folder, note
+from tests.chaos.storm.ground import folder, note, told
 
 disguise.wear()
 
 
+async def _unwatched(_permit: Permit) -> None:
+    """The planted bug: nobody asks again whether the permit holds."""
+    await asyncio.Event().wait()
+
+
 class StormReplica(Replica):
-    """Notes when its engine begins with a call, and when it is idle again."""
+    """Notes when it is ready, when its engine begins with a call, and when it is idle again."""
+
+    def __init__(self, args: ReplicaArgs) -> None:
+        if told("permit").get("planted"):
+            setattr(Permit, "_watch", _unwatched)  # noqa: B010
+        super().__init__(args)
+        note("replica", pool=args.pool)
 
     async def _engage(self, call: Call, request: Any, messages: asyncio.Queue[Message], stop: threading.Event) -> End:
         said = {"job": str(call.job_id), "fence": call.fence, "pool": self._args.pool}
@@ -34,7 +46,7 @@ class StormReplica(Replica):
             end = await super()._engage(call, request, messages, stop)
             return end
         finally:
-            note("end", **said, how=type(end).__name__)
+            note("end", **said, how=type(end).__name__, leaves=isinstance(end, Faulted) and end.recycle)
 
 
 class StormDispatcher(Dispatcher):
