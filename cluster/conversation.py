@@ -17,7 +17,7 @@ from typing import Any
 
 import ray
 from ray import serve
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.serve._private.constants import SERVE_NAMESPACE
 from ray.serve.exceptions import RayServeException
 
@@ -30,6 +30,8 @@ log = logger(__name__)
 
 REPLICA_WAIT_SECONDS = 120.0
 _STOP_GRACE_SECONDS = 2.0
+_KILL_SECONDS = 5.0
+"""How long after a kill the replica's end is waited for."""
 _CONTROL_SECONDS = 10.0
 """How long a question to Ray's or Serve's control plane may take."""
 
@@ -118,7 +120,7 @@ class Conversation:
         over = False
         try:
             while True:
-                await self._await_message(pending, stop)
+                await self._await_message(pending, stop, stream)
                 over = pending.exception() is not None or isinstance(pending.result(), End)
                 message = self._heard(pending)
                 if isinstance(message, Started):
@@ -140,7 +142,7 @@ class Conversation:
                 stream.cancel()
             await asyncio.gather(pending, stop, return_exceptions=True)
 
-    async def _await_message(self, pending: asyncio.Future[Message], stop: asyncio.Future[Any]) -> None:
+    async def _await_message(self, pending: asyncio.Future[Message], stop: asyncio.Future[Any], stream: Any) -> None:
         limit = REPLICA_WAIT_SECONDS if self._started is None else None
         done, _ = await asyncio.wait({pending, stop}, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
         if not done:
@@ -156,7 +158,22 @@ class Conversation:
         await asyncio.wait({pending}, timeout=silence)
         if not pending.done():
             await _kill(self._started.replica)
-            raise JobStopped(self._last_step, now())
+            raise JobStopped(self._last_step, await self._released(pending, stream))
+
+    async def _released(self, pending: asyncio.Future[Message], stream: Any) -> datetime | None:
+        """When the killed replica was gone, or had stopped after all; None when neither is heard of in time."""
+        try:
+            async with asyncio.timeout(_KILL_SECONDS):
+                message = await pending
+                while not isinstance(message, End):
+                    message = await anext(stream)
+        except RayActorError:
+            return now()
+        except (TimeoutError, RayError, RayServeException) as error:
+            log.error("a killed replica's end was not heard", pool=self._pool, error=repr(error))
+            return None
+        self.gpu_seconds = message.gpu_seconds
+        return message.gpu_released_at if isinstance(message, Halted) else None
 
     def _heard(self, pending: asyncio.Future[Message]) -> Message:
         try:

@@ -57,9 +57,7 @@ _UNAVAILABLE_SECONDS = 5.0
 _STORE_AWAY_SECONDS = 30.0
 """A job starts twenty times at most: so it outlives ten minutes without a store. Its slot in the pool waits with it."""
 _ELECTION_LOCK = 0x6B7402
-_SPOILT_TWICE = (
-    "The model's output was unusable (not finite, blank or frozen), even with another seed; nothing was charged."
-)
+_SPOILT_TWICE = "The model's output was unusable (not finite, blank or frozen), even with another seed"
 _STEP_FAILED = "A step of this job failed on our side again and again"
 
 
@@ -272,8 +270,7 @@ class Dispatcher:
         except EngineFailed as fault:
             log.warning("the engine failed", job=str(lease.job_id), code=fault.code, error=str(fault))
             if fault.code in SPOILT and await steps.spoilt():
-                failure = Failure(fault.code, _SPOILT_TWICE, retryable=True)
-                return partial(leases.settle, lease, "failed", Outcome(), failure)
+                return self._attempt_failed(lease, fault.code, _SPOILT_TWICE, last=True)
             await asyncio.sleep(_RECYCLE_SECONDS if fault.recycle else 0)
             return self._attempt_failed(lease, fault.code, "The model failed on this input again and again")
         except RayActorError:
@@ -296,9 +293,11 @@ class Dispatcher:
             return partial(leases.settle, lease, "succeeded", result)
         return partial(leases.segment_end, lease, result)
 
-    def _attempt_failed(self, lease: Lease, code: str, sentence: str) -> Callable[[], Awaitable[Ended]]:
+    def _attempt_failed(
+        self, lease: Lease, code: str, sentence: str, *, last: bool = False
+    ) -> Callable[[], Awaitable[Ended]]:
         failure = Failure(code, f"{sentence}; nothing was charged.", retryable=True)
-        return partial(self._leases.hand_back, lease, code, counts=True, failure=failure)
+        return partial(self._leases.hand_back, lease, code, counts=True, failure=failure, last=last)
 
 
 def app(args: dict[str, Any]) -> Application:

@@ -72,22 +72,23 @@ def _silently() -> None:
 
 
 def take(
-    sink: Sink, clip: Clip, store: Store, on_drawn: Callable[[], None] = _silently
+    sink: Sink, clip: Clip, store: Store, on_rest: Callable[[], None] = _silently
 ) -> StoredClip | list[dict[str, Any]]:
     """Draw the whole of `clip` into `sink`: a stored clip, or the outputs of a job, its file first.
 
-    `on_drawn` is called after the last frame: what follows is the store's work alone.
+    `on_rest` is called after the last frame, because what follows is the store's work alone, and between the files that are
+    stored; it may end the work by raising.
 
     Raises:
         Miscounted: it had another number of frames than it said; nothing is stored.
         StoreUnavailable: the store fails.
     """
     if isinstance(sink, Mezzanine):
-        return _keep(sink, clip, store, on_drawn)
-    return publish(sink, clip, store, on_drawn)
+        return _keep(sink, clip, store, on_rest)
+    return publish(sink, clip, store, on_rest)
 
 
-def _keep(sink: Mezzanine, clip: Clip, store: Store, on_drawn: Callable[[], None]) -> StoredClip:
+def _keep(sink: Mezzanine, clip: Clip, store: Store, on_rest: Callable[[], None]) -> StoredClip:
     from media import mezzanine
 
     sound = None
@@ -97,15 +98,15 @@ def _keep(sink: Mezzanine, clip: Clip, store: Store, on_drawn: Callable[[], None
         with mezzanine.MezzanineWriter(draft, clip.width, clip.height, clip.fps) as writer:
             for chunk in counted(clip):
                 writer.write(chunk)
-        on_drawn()
+        on_rest()
         picture = draft.keep().key
     return StoredClip(picture, sound, clip.width, clip.height, clip.frames, str(clip.fps))
 
 
-def publish(film: Film, clip: Clip, store: Store, on_drawn: Callable[[], None] = _silently) -> list[dict[str, Any]]:
+def publish(film: Film, clip: Clip, store: Store, on_rest: Callable[[], None] = _silently) -> list[dict[str, Any]]:
     """Draw the whole of `clip` into a file, and store it with a poster and a thumbnail; the outputs, the file first.
 
-    `on_drawn` is that of `take`.
+    `on_rest` is that of `take`.
 
     Raises:
         Miscounted: the clip has another number of frames than it said.
@@ -130,15 +131,23 @@ def publish(film: Film, clip: Clip, store: Store, on_drawn: Callable[[], None] =
             for chunk in counted(clip):
                 first = chunk[:1].copy() if first is None else first
                 writer.write(chunk)
-        on_drawn()
+        on_rest()
         assert first is not None
-        return outputs(path, first, film, clip.fps, store)
+        return outputs(path, first, film, clip.fps, store, on_rest)
 
 
-def outputs(path: Path, first: npt.NDArray[np.uint8], film: Film, fps: Fraction, store: Store) -> list[dict[str, Any]]:
+def outputs(
+    path: Path,
+    first: npt.NDArray[np.uint8],
+    film: Film,
+    fps: Fraction,
+    store: Store,
+    on_rest: Callable[[], None] = _silently,
+) -> list[dict[str, Any]]:
     """Store the file at `path` as what `film` says, with a poster and a thumbnail of its `first` frame.
 
-    That is one frame of I420 of any size, uint8 (1, rows, width). The outputs, the file first.
+    That is one frame of I420 of any size, uint8 (1, rows, width). The outputs, the file first. `on_rest` is called between
+    them, as in `take`.
 
     Raises:
         StoreUnavailable: the store fails.
@@ -148,7 +157,9 @@ def outputs(path: Path, first: npt.NDArray[np.uint8], film: Film, fps: Fraction,
     still = stills.poster(first, (film.width, film.height), xmp=film.xmp)
     small = still.preview
     file = store.put(f"{film.folder}/video.mp4", path, video.MIME_TYPE)
+    on_rest()
     poster = store.put(f"{film.folder}/poster.webp", still.content, still.mime_type)
+    on_rest()
     thumbnail = store.put(f"{film.folder}/thumbnail.webp", small.content, preview.MIME_TYPE)
     sides = {"width": film.width, "height": film.height}
     played = {

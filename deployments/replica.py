@@ -11,7 +11,7 @@ import dataclasses
 import os
 import threading
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import ExitStack
 from typing import Annotated, Any
 
@@ -193,14 +193,22 @@ class Replica:
         request = self._caps.applied(request)
         deadline = self._engine.deadline_s(request)
         started = self._moved_at = time.monotonic()
+        last = 0
 
         def on_step(step: int, total: int, preview: bytes | None = None, /) -> None:
-            self._moved_at = time.monotonic()
+            nonlocal last
+            last, self._moved_at = step, time.monotonic()
             if stop.is_set():
                 raise Stopped(step)
             loop.call_soon_threadsafe(messages.put_nowait, Progress(step, total, preview))
 
-        work = loop.run_in_executor(None, self._make, request, call.sink, on_step)
+        def on_rest() -> None:
+            # The engine is done. How long a store may take is the store's to say, and the deadline's.
+            self._moved_at = None
+            if stop.is_set():
+                raise Stopped(last)
+
+        work = loop.run_in_executor(None, self._make, request, call.sink, on_step, on_rest)
         done, _ = await asyncio.wait({work}, timeout=deadline)
         spent = time.monotonic() - started
         if not done:
@@ -230,15 +238,13 @@ class Replica:
             await over.wait()
         del reference
 
-    def _rest(self) -> None:
-        """The engine is done. How long a store may take is the store's to say, and the deadline's."""
-        self._moved_at = None
-
-    def _make(self, request: Any, sink: Sink | None, on_step: OnStep) -> tuple[Any, dict[str, Any]]:
+    def _make(
+        self, request: Any, sink: Sink | None, on_step: OnStep, on_rest: Callable[[], None]
+    ) -> tuple[Any, dict[str, Any]]:
         """The result, or what became of the clip that it is; and its details, complete only now."""
         with ExitStack() as stack:
             result = self._engine.run(with_clips(request, self._store, stack), on_step)
-            made = result if sink is None else clips.take(sink, result, self._store, self._rest)
+            made = result if sink is None else clips.take(sink, result, self._store, on_rest)
             return made, result.details
 
 

@@ -176,15 +176,23 @@ class Leases:
         await self._database.execute("SELECT stage_end($1, $2, $3, $4)", lease.job_id, lease.fence, name, gpu_seconds)
 
     async def hand_back(
-        self, lease: Lease, reason: str, *, counts: bool, failure: Failure | None = None, begun: bool = True
+        self,
+        lease: Lease,
+        reason: str,
+        *,
+        counts: bool,
+        failure: Failure | None = None,
+        begun: bool = True,
+        last: bool = False,
     ) -> Ended:
         """Give the job back to the queue; `failure` is what it fails with when this was its last attempt.
 
-        Without `begun` no engine had taken it: that was no start, and no attempt is noted.
+        It was when the attempts are used up, or when it is said to be the `last`. Without `begun` no engine had taken it:
+        that was no start, and no attempt is noted.
         """
         fault = failure.as_json() if failure else None
-        query = "SELECT hand_back($1, $2, $3, $4, $5, $6)"
-        ended: Ended = await self._write(query, lease, reason, counts, fault, begun)
+        query = "SELECT hand_back($1, $2, $3, $4, $5, $6, $7)"
+        ended: Ended = await self._write(query, lease, reason, counts, fault, begun, last)
         return ended
 
     async def hand_back_strays(self, session: int, known: Iterable[tuple[UUID, int]]) -> int:

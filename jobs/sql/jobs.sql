@@ -158,8 +158,10 @@ END $$;
 -- failed); hand-back, a dead dispatcher, drain and a database restart do not count, but nothing starts more than 20 times,
 -- what an operator took away or forgave aside. A job at its end here is poison: it fails, uncharged, and is kept in quarantine.
 -- Not `p_begun`: no engine ever took it, so that it was no start at all (and a job that never began still times out).
+-- `p_last`: whatever the counts say, another attempt would end as this one did.
+DROP FUNCTION IF EXISTS hand_back(uuid, int, text, boolean, jsonb, boolean);
 CREATE OR REPLACE FUNCTION hand_back(p_job uuid, p_fence int, p_reason text, p_counts boolean, p_failure jsonb DEFAULT NULL,
-  p_begun boolean DEFAULT true) RETURNS text LANGUAGE plpgsql AS $$
+  p_begun boolean DEFAULT true, p_last boolean DEFAULT false) RETURNS text LANGUAGE plpgsql AS $$
 DECLARE
   v_job job;
   v_starts int;
@@ -174,7 +176,7 @@ BEGIN
     RETURN 'cancelled';
   END IF;
   v_starts := v_job.starts - (NOT p_begun)::int;
-  IF v_job.attempts + p_counts::int >= 3 OR v_starts - v_job.forgiven >= 20 THEN
+  IF p_last OR v_job.attempts + p_counts::int >= 3 OR v_starts - v_job.forgiven >= 20 THEN
     UPDATE job SET attempts = attempts + p_counts::int WHERE id = p_job;
     INSERT INTO quarantine (job_id, reason) VALUES (p_job, format('%s attempts and %s starts used up; the last ended with %s',
       v_job.attempts + p_counts::int, v_job.starts, p_reason));

@@ -10,20 +10,25 @@ from typing import Any
 
 import pytest
 
-from cluster import dispatcher, work
+from cluster import dispatcher, fleet, work
 from cluster.steps import Steps
 from core.database import Database
 from deployments.messages import Call, Halted, Message, Progress
 from jobs.leases import Leases, Outcome
 from jobs.models import Job
 from jobs.store import Jobs
+from models.ltx_video import VideoRequest
+from models.rife import InterpolationRequest
+from tasks.registry import TASKS
 from tests.cluster.dispatching import INPUT, POOL, Dispatching, dispatching, ended, painting
-from tests.cluster.doubles import RELEASED, STARTED, silence
+from tests.cluster.doubles import RELEASED, STARTED, Answer, silence
+from tests.cluster.test_video_generate import filming
 from tests.leasing import CREDIT, PRICE, job_of, money, outcomes, submitted, until_true
 
 __all__ = ["dispatching"]
 
 OTHER_POOL = "second-pool"
+_REQUESTS = {"ltx-video": VideoRequest, "rife": InterpolationRequest}
 
 
 def lingering(*arguments: Any) -> Any:
@@ -60,7 +65,7 @@ class Point:
 
         self.dispatching.start(answer)
 
-    def _lingers(self, name: str) -> None:
+    def _lingers(self, name: str, answer: Answer = painting) -> None:
         """The small step of that name never ends by itself."""
         real, slow = work.remote, getattr(work, name)
 
@@ -71,7 +76,7 @@ class Point:
             return real(lingering, *arguments, returns=returns)
 
         self.patch.setattr(work, "remote", remote)
-        self.dispatching.start(painting)
+        self.dispatching.start(answer)
 
     def in_fetch(self) -> None:
         self._lingers("picture")
@@ -81,6 +86,36 @@ class Point:
 
     def in_publish(self) -> None:
         self._lingers("publish")
+
+    def _films(self, pool: str) -> None:
+        """Two segments of a film: that of `pool` is under way until its permit is lost; the other's engine is quick."""
+
+        async def slots() -> dict[str, int]:
+            return {"ltx-video": 1, "rife": 1}
+
+        async def answer(call: Call) -> AsyncIterator[Message]:
+            if isinstance(call.request, _REQUESTS[pool]):
+                yield STARTED
+                yield Progress(1, 3)
+                self.reached.set()
+                while await self.database.fetch_value("SELECT permitted($1, $2)", call.job_id, call.fence):
+                    await asyncio.sleep(0.02)
+                yield Halted(2, 0.7, RELEASED)
+                return
+            async for message in filming(call):
+                yield message
+
+        self.patch.setattr(fleet, "slots", slots)
+        self.dispatching.start(answer)
+
+    def in_ltx_video(self) -> None:
+        self._films("ltx-video")
+
+    def in_rife(self) -> None:
+        self._films("rife")
+
+    def in_the_encoding_of_a_film(self) -> None:
+        self._lingers("film", filming)
 
     def between_segments(self) -> None:
         async def first(steps: Steps) -> dict[str, Any]:
@@ -122,6 +157,20 @@ POINTS = [
     Point.in_publish,
     Point.just_before_the_settlement,
 ]
+FILMS = {Point.in_ltx_video: 50, Point.in_rife: 50, Point.in_the_encoding_of_a_film: 0}
+"""Points of a job of video.generate, with the rate that it asks for."""
+
+
+async def film(database: Database, rate: int) -> Job:
+    """A job of video.generate, in line."""
+    given = {"prompt": "a fox runs", "seed": 7, "width": 320, "height": 256, "durationFrames": 17, "sampledFps": 25}
+    task = TASKS["video.generate"]
+    effective = task.prepare({**given, "interpolationFps": rate}).effective_input
+    first, second = task.pools(effective)
+    await database.execute("INSERT INTO pool (name, slots) VALUES ($1, 5)", second)
+    job = await submitted(database, first, effective, task="video.generate")
+    await database.execute("UPDATE job SET pools = $2 WHERE id = $1", job.id, [first, second])
+    return job
 
 
 async def assert_cancelled_at_no_cost(database: Database, job: Job) -> Job:
@@ -142,7 +191,7 @@ async def assert_cancelled_at_no_cost(database: Database, job: Job) -> Job:
 
 
 @pytest.mark.parametrize("twice", [False, True], ids=["once", "twice"])
-@pytest.mark.parametrize("place", POINTS, ids=[each.__name__ for each in POINTS])
+@pytest.mark.parametrize("place", [*POINTS, *FILMS], ids=lambda each: each.__name__)
 async def test_a_cancel_ends_the_job_once_at_no_cost(
     dispatching: Dispatching,
     database: Database,
@@ -151,9 +200,11 @@ async def test_a_cancel_ends_the_job_once_at_no_cost(
     twice: bool,
 ) -> None:
     point = Point(dispatching, database, monkeypatch)
-    job = await submitted(
-        database, POOL, {**INPUT, "referenceImages": ["http://127.0.0.1:9/a.png"] * (place is Point.in_fetch)}
-    )
+    if place in FILMS:
+        job = await film(database, FILMS[place])
+    else:
+        given = {**INPUT, "referenceImages": ["http://127.0.0.1:9/a.png"] * (place is Point.in_fetch)}
+        job = await submitted(database, POOL, given)
     if place is Point.between_segments:
         await database.execute("INSERT INTO pool (name, slots, paused) VALUES ($1, 5, true)", OTHER_POOL)
         await database.execute("UPDATE job SET pools = $2 WHERE id = $1", job.id, [POOL, OTHER_POOL])
@@ -163,7 +214,7 @@ async def test_a_cancel_ends_the_job_once_at_no_cost(
     cancels = [Jobs(database).cancel(job.account_id, job.id) for _ in range(1 + twice)]
     await asyncio.wait_for(asyncio.gather(*cancels), 10)
     found = await asyncio.wait_for(assert_cancelled_at_no_cost(database, job), 30)
-    if place is Point.in_the_model_step:
+    if place in (Point.in_the_model_step, Point.in_ltx_video, Point.in_rife):
         assert (found.stopped_at_step, found.gpu_released_at) == (2, RELEASED)
     again = await Jobs(database).cancel(job.account_id, job.id)
     assert (again.state, again.sequence) == ("cancelled", found.sequence)

@@ -1,12 +1,17 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import AsyncIterator, Callable
+from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import psutil
 import pytest
+import ray
 from ray import serve
 from ray.exceptions import ActorDiedError, RayTaskError
 from ray.serve._private.common import DeploymentID
@@ -14,7 +19,8 @@ from ray.serve.exceptions import DeploymentUnavailableError
 
 from cluster import conversation
 from cluster.conversation import Conversation, EngineFailed, JobStopped, ModelResult, NoReplica
-from deployments.messages import Call, Faulted, Finished, Message, Started
+from core.clock import now
+from deployments.messages import Call, Faulted, Finished, Halted, Message, Progress, Started
 from tests.cluster.doubles import (
     RELEASED,
     STARTED,
@@ -26,6 +32,7 @@ from tests.cluster.doubles import (
     success,
     tireless,
 )
+from tests.leasing import until_true
 
 CALL = Call(UUID(int=1), 3, "request")
 
@@ -38,6 +45,7 @@ def talk(monkeypatch: pytest.MonkeyPatch) -> Callable[[Answer], HandleDouble]:
         return handle
 
     monkeypatch.setattr(conversation, "_STOP_GRACE_SECONDS", 0.1)
+    monkeypatch.setattr(conversation, "_KILL_SECONDS", 0.3)
     return prepare
 
 
@@ -56,6 +64,10 @@ async def held(stop: asyncio.Event | None = None, seen: list[float] | None = Non
 
     async with asyncio.timeout(10):
         return await Conversation("pool", stop or asyncio.Event()).hold(CALL, on_progress)
+
+
+async def ignored(share: float) -> None:
+    """Progress that nobody wants."""
 
 
 def set_soon(stop: asyncio.Event, seconds: float = 0.05) -> None:
@@ -125,7 +137,50 @@ async def test_an_engine_that_goes_on_after_the_stop_limit_has_its_call_cancelle
     assert (handle.streams[0].cancelled, killed) == (True, [])
 
 
-async def test_an_engine_that_is_not_heard_of_within_the_stop_limit_is_killed(
+class Killable:
+    """An engine that is deaf until its replica is killed: `delay_s` later come the messages `last`, then its death."""
+
+    def __init__(self, delay_s: float, *last: Message) -> None:
+        self.delay_s, self.last = delay_s, last
+        self.killed = asyncio.Event()
+        self.killed_at: datetime | None = None
+
+    def kill(self, actor: Any) -> None:
+        self.killed_at = now()
+        self.killed.set()
+
+    async def answer(self, call: Call) -> AsyncIterator[Message]:
+        yield STARTED
+        yield Progress(1, 3)
+        await self.killed.wait()
+        await asyncio.sleep(self.delay_s)
+        for message in self.last:
+            yield message
+        raise ActorDiedError
+
+
+@pytest.mark.parametrize("last", [(), (Progress(2, 3),)], ids=["silent", "with words on their way"])
+async def test_an_engine_that_is_not_heard_of_within_the_stop_limit_is_killed_and_released_when_it_is_gone(
+    talk: Callable[[Answer], HandleDouble],
+    killed: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    last: tuple[Message, ...],
+) -> None:
+    engine = Killable(0.1, *last)
+    monkeypatch.setattr("cluster.conversation.ray.kill", engine.kill)
+    handle = talk(engine.answer)
+    stop = asyncio.Event()
+    set_soon(stop)
+    with pytest.raises(JobStopped) as stopped:
+        await held(stop)
+    assert stopped.value.step == 1
+    assert engine.killed_at is not None
+    assert stopped.value.gpu_released_at is not None
+    assert timedelta(seconds=0.1) <= stopped.value.gpu_released_at - engine.killed_at < timedelta(seconds=0.3)
+    assert handle.streams[0].cancelled
+
+
+async def test_a_kill_that_is_not_confirmed_names_no_time_of_release(
     talk: Callable[[Answer], HandleDouble], killed: list[str]
 ) -> None:
     handle = talk(deaf)
@@ -134,8 +189,21 @@ async def test_an_engine_that_is_not_heard_of_within_the_stop_limit_is_killed(
     with pytest.raises(JobStopped) as stopped:
         await held(stop)
     assert killed == [STARTED.replica]
-    assert (stopped.value.step, stopped.value.gpu_released_at is not None) == (1, True)
+    assert (stopped.value.step, stopped.value.gpu_released_at) == (1, None)
     assert handle.streams[0].cancelled
+
+
+async def test_an_engine_that_stops_in_the_moment_of_its_kill_is_taken_at_its_word(
+    talk: Callable[[Answer], HandleDouble], killed: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = Killable(0.0, Halted(2, 0.7, RELEASED))
+    monkeypatch.setattr("cluster.conversation.ray.kill", engine.kill)
+    talk(engine.answer)
+    stop = asyncio.Event()
+    set_soon(stop)
+    with pytest.raises(JobStopped) as stopped:
+        await held(stop)
+    assert stopped.value.gpu_released_at == RELEASED
 
 
 async def test_a_replica_that_is_gone_already_need_not_be_killed(
@@ -312,3 +380,36 @@ async def test_a_handle_follows_its_application_through_a_redeploy_and_a_new_lif
         assert len(conversation._handles) == 1
     finally:
         await asyncio.to_thread(serve.delete, "pool")
+
+
+@pytest.mark.usefixtures("in_cluster")
+async def test_a_killed_replica_is_gone_when_its_gpu_is_called_free(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    class Replica:
+        async def run(self, call: Call) -> AsyncIterator[Message]:
+            (tmp_path / "pid").write_text(str(os.getpid()))
+            yield Started(ray.get_runtime_context().get_actor_name() or "", "e", "d", stand_in=False, stop_limit_s=0.1)
+            await asyncio.sleep(0.5)
+            time.sleep(3600)
+
+    monkeypatch.setattr(conversation, "_STOP_GRACE_SECONDS", 0.5)
+    options: dict[str, Any] = {"ray_actor_options": {"num_cpus": 0.1}, "graceful_shutdown_timeout_s": 0}
+    made: Any = serve.deployment(Replica, name="Replica", **options)
+    await asyncio.to_thread(serve.run, made.bind(), name="deaf", route_prefix=None)
+    try:
+        stop = asyncio.Event()
+        set_soon(stop, 2.0)
+        async with asyncio.timeout(30):
+            with pytest.raises(JobStopped) as stopped:
+                await Conversation("deaf", stop).hold(CALL, ignored)
+        heard_at = now()
+        assert stopped.value.gpu_released_at is not None
+        assert heard_at - stopped.value.gpu_released_at < timedelta(seconds=0.5)
+        pid = int((tmp_path / "pid").read_text())
+        # Ray tells of an actor's death when it has sent the kill; the kernel takes a moment to take the process down.
+        await until_true(
+            lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE, "its end", 0.25
+        )
+    finally:
+        await asyncio.to_thread(serve.delete, "deaf")

@@ -26,6 +26,7 @@ from jobs import events, leases
 from jobs.events import Hub
 from jobs.interventions import Operator, command_pool, intervene
 from jobs.leases import Leases, Outcome
+from jobs.stuck import quarantined
 from media.errors import InvalidMedia
 from storage import StoreUnavailable, open_store
 from tasks.registry import TASKS
@@ -153,9 +154,13 @@ async def test_an_output_of_no_use_is_retried_once_with_a_derived_seed_and_then_
     assert job.failure is not None
     assert (job.failure["code"], job.failure["retryable"]) == ("non_finite_output", True)
     assert "NaN" not in job.failure["message"]
-    assert outcomes(job) == ["non_finite_output", "failed"]
+    assert job.failure["message"].endswith("even with another seed; nothing was charged.")
+    assert outcomes(job) == ["non_finite_output", "non_finite_output"]
     assert [stream.call.request.seed for stream in handle.streams] == [7, derived(7, 1)]
     assert await money(database, job) == (CREDIT, 0)
+    (kept,) = await quarantined(database)
+    assert (kept.job_id, kept.why) == (job.id, "poisoned")
+    assert kept.about.endswith("2 attempts and 2 starts used up; the last ended with non_finite_output")
 
 
 async def test_a_derived_seed_is_told_and_survives_a_replica_that_dies(

@@ -24,6 +24,7 @@ from media import video
 from media.clip import Clip, Miscounted, counted, sound_samples
 from media.sound import decode
 from media.video import XMP_BOX
+from models.base import Stopped
 from models.rife import InterpolationRequest
 from storage import Artifact, MissingObject, StoreUnavailable
 from storage.local import LocalStore
@@ -154,7 +155,31 @@ def test_the_engine_is_done_before_the_store_takes_what_it_made(tmp_path: Path, 
     store.said = []
     drawn: list[list[str]] = []
     clips.take(sink, clip(20), store, lambda: drawn.append(list(store.said)))
-    assert drawn == [before]
+    assert drawn[0] == before
+
+
+@pytest.mark.parametrize(
+    ("sink", "stored"),
+    [
+        (Mezzanine("jobs/a/1"), [["sound.flac"]]),
+        (Film("jobs/a/1", 64, 48, 20), [[], ["video.mp4"], ["video.mp4", "poster.webp"]]),
+    ],
+)
+def test_it_can_be_ended_after_the_last_frame_and_between_files(
+    tmp_path: Path, sink: Sink, stored: list[list[str]]
+) -> None:
+    for number, names in enumerate(stored):
+        store = LocalStore(tmp_path / f"storage {number}", "", None)
+        rests = iter(range(len(stored)))
+
+        def on_rest(rests: Iterator[int] = rests, number: int = number) -> None:
+            if next(rests) == number:
+                raise Stopped(2)
+
+        with pytest.raises(Stopped):
+            clips.take(sink, clip(20), store, on_rest)
+        assert sorted(store.keys()) == sorted(f"jobs/a/1/{name}" for name in names)
+        assert len(list(rests)) == len(stored) - number - 1
 
 
 def test_a_full_disk_is_nobodys_fault(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:

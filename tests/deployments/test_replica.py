@@ -7,8 +7,9 @@ import dataclasses
 import os
 import random
 import threading
+import time
 import weakref
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass
 from itertools import pairwise
@@ -23,13 +24,16 @@ from ray.exceptions import ObjectLostError
 from core.database import Database
 from deployments import clips
 from deployments import replica as replica_module
-from deployments.clips import Mezzanine
+from deployments.clips import Film, Mezzanine
 from deployments.messages import Call, End, Faulted, Finished, Halted, Message, Progress, Started
 from deployments.replica import Replica, ReplicaArgs, with_objects
 from jobs import permits
+from media.clip import Clip
 from models import registry
-from models.base import NotReady
+from models.base import NotReady, OnStep
+from storage import Artifact, LocalStore
 from tests.deployments.recording import Ask, Journal, RecordingReplica
+from tests.deployments.test_clips import clip
 from tests.leasing import cancelled, leased, new_pool, session, until_true
 
 ARGS = {"pool": "qwen-image", "engine": "qwen-image", "weights": "tiny:qwen-image"}
@@ -222,8 +226,8 @@ async def test_a_store_that_takes_long_is_not_the_engines_lack_of_progress(
 ) -> None:
     storing, stored = threading.Event(), threading.Event()
 
-    def take(sink: Any, clip: Any, store: Any, on_drawn: Callable[[], None]) -> str:
-        on_drawn()
+    def take(sink: Any, clip: Any, store: Any, on_rest: Callable[[], None]) -> str:
+        on_rest()
         storing.set()
         assert stored.wait(30)
         return "kept"
@@ -237,6 +241,60 @@ async def test_a_store_that_takes_long_is_not_the_engines_lack_of_progress(
     await replica.check_health()
     stored.set()
     assert [type(message) async for message in stream][-1] is Finished
+
+
+class SlowStore(LocalStore):
+    """A store that takes its time over each file."""
+
+    began: list[str]
+    seconds = 0.6
+
+    def put(self, key: str, *given: Any, **named: Any) -> Artifact:
+        self.began.append(key)
+        time.sleep(self.seconds)
+        return super().put(key, *given, **named)
+
+
+@pytest.mark.parametrize("drawing", [True, False], ids=["as the last frame is drawn", "in the first of three files"])
+async def test_a_cancel_is_obeyed_while_a_slow_store_takes_the_film(
+    replica: RecordingReplica,
+    call: Callable[[Ask], Any],
+    cluster_database: Database,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    drawing: bool,
+) -> None:
+    monkeypatch.setattr(permits, "REREAD_SECONDS", 0.05)
+    store = replica._store = SlowStore(tmp_path / "storage", "", None)
+    store.began = []
+    drawn, lost = threading.Event(), threading.Event()
+
+    def run(request: Ask, on_step: OnStep) -> Clip:
+        made = clip(20)
+
+        def chunks() -> Iterator[Any]:
+            for number, chunk in enumerate(made.chunks, 1):
+                on_step(number, 2)
+                if drawing and number == 2:
+                    drawn.set()
+                    assert lost.wait(30)
+                yield chunk
+
+        return dataclasses.replace(made, chunks=chunks())
+
+    replica._engine.run = run  # type: ignore[method-assign]
+    asked = await call(Ask("filmed"))
+    talking = asyncio.create_task(said(replica, dataclasses.replace(asked, sink=Film("jobs/a/1", 64, 48, 20))))
+    await until_true(lambda: drawn.is_set() if drawing else store.began, "the moment of the cancel")
+    account = await cluster_database.fetch_value("SELECT account_id FROM job WHERE id = $1", asked.job_id)
+    await cluster_database.execute("SELECT cancel($1, $2, NULL, NULL, NULL)", account, asked.job_id)
+    if drawing:
+        await asyncio.sleep(0.5)
+        lost.set()
+    *_, end = await asyncio.wait_for(talking, 30)
+    assert isinstance(end, Halted)
+    assert end.step == 2
+    assert store.began == ([] if drawing else ["jobs/a/1/video.mp4"])
 
 
 async def test_a_cancel_before_the_call_came_is_obeyed(

@@ -102,10 +102,20 @@ class Machine(RuleBasedStateMachine):
         state=st.sampled_from(("succeeded", "succeeded", "failed", "cancelled")),
         counts=st.booleans(),
         begun=st.booleans(),
+        last=st.sampled_from((False, False, False, True)),
         note=st.sampled_from((StageBegin, ProgressMade, Permitted)),
     )
     def work(
-        self, what: Any, number: int, live: bool, pool: str, state: str, counts: bool, begun: bool, note: Any
+        self,
+        what: Any,
+        number: int,
+        live: bool,
+        pool: str,
+        state: str,
+        counts: bool,
+        begun: bool,
+        last: bool,
+        note: Any,
     ) -> None:
         among = self._leased() if live else self._tokens
         if what is Claim:
@@ -118,7 +128,7 @@ class Machine(RuleBasedStateMachine):
         if what is Settle:
             self._agree(Settle(token, state))
         elif what is HandBack:
-            self._agree(HandBack(token, counts, counts or begun))
+            self._agree(HandBack(token, counts, counts or begun, last))
         elif what is Cancel:
             self._agree(Cancel(token.job if live else number % len(self._model.jobs)))
         elif what is StageBegin:

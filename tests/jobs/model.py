@@ -63,6 +63,7 @@ class HandBack:
     token: Token
     counts: bool
     begun: bool = True
+    last: bool = False
 
 
 @dataclass(frozen=True)
@@ -255,9 +256,9 @@ class Model:
                 return self._settle(token, state)
             case SegmentEnd(token):
                 return self._segment_end(token)
-            case HandBack(token, counts, begun):
+            case HandBack(token, counts, begun, last):
                 job = self._owned(token)
-                return "stale" if job is None else self._hand_back(job, "test", counts, begun)
+                return "stale" if job is None else self._hand_back(job, "test", counts, begun, last)
             case StageBegin(token):
                 return self._noted(token, "stage")
             case ProgressMade(token):
@@ -399,12 +400,12 @@ class Model:
         job.segment += 1
         return "queued"
 
-    def _hand_back(self, job: Job, reason: str, counts: bool, begun: bool = True) -> str:
+    def _hand_back(self, job: Job, reason: str, counts: bool, begun: bool = True, last: bool = False) -> str:
         if job.asked:
             return self._end(job, "cancelled", reason)
         job.attempts += counts
         starts = job.starts - (not begun)
-        if job.attempts >= CAP or starts >= STARTS:
+        if last or job.attempts >= CAP or starts >= STARTS:
             return self._end(job, "failed", reason, "attempts_exhausted")
         if begun:
             job.end_try(reason)

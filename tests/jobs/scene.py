@@ -203,8 +203,8 @@ class Scene:
                 return await leases.settle(self._lease(token), state, made, failure)  # type: ignore[arg-type]
             case SegmentEnd(token):
                 return await leases.segment_end(self._lease(token), {"fence": token.fence})
-            case HandBack(token, counts, begun):
-                return await leases.hand_back(self._lease(token), "test", counts=counts, begun=begun)
+            case HandBack(token, counts, begun, last):
+                return await leases.hand_back(self._lease(token), "test", counts=counts, begun=begun, last=last)
             case StageBegin(token):
                 return await leases.stage_begin(self._lease(token), "model")
             case ProgressMade(token):

@@ -238,6 +238,22 @@ async def test_twenty_starts_are_poison_too(world: World) -> None:
     assert reason == "0 attempts and 20 starts used up; the last ended with session_expired"
 
 
+async def test_an_attempt_that_is_said_to_be_the_last_is_poison_too(world: World) -> None:
+    account = await world.account(credit=PRICE)
+    job = await world.submit(account)
+    await world.leases.hand_back(await world.claim_one(), "blank_output", counts=True, failure=DIED)
+    lease = await world.claim_one()
+    end = await world.leases.hand_back(lease, "blank_output", counts=True, failure=DIED, last=True)
+    assert (end, (await world.reread(job)).failure, await world.balance(account)) == (
+        "failed",
+        DIED.as_json(),
+        Balance(PRICE, 0, 0),
+    )
+    reason = await world.database.fetch_value("SELECT reason FROM quarantine WHERE job_id = $1", job.id)
+    assert reason == "2 attempts and 2 starts used up; the last ended with blank_output"
+    assert await world.leases.hand_back(lease, "blank_output", counts=True, last=True) == "stale"
+
+
 async def test_a_failure_of_the_callers_making_is_no_poison(world: World) -> None:
     await world.submit(await world.account())
     await world.leases.settle(await world.claim_one(), "failed", Outcome(), DIED)

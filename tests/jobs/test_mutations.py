@@ -56,6 +56,7 @@ SEQUENTIAL = {
         "job_progress", "WHERE id = p_job AND fence = p_fence AND state = 'running'", "WHERE id = p_job"
     ),
     "a key makes a job each time": Plant("submit", "IF v_replay.key IS NOT NULL THEN", "IF false THEN"),
+    "the last attempt is not the last": Plant("hand_back", "IF p_last OR", "IF"),
     "a failed start is no attempt": Plant(
         "hand_back", "fence = fence + 1, attempts = attempts + p_counts::int", "fence = fence + 1, attempts = attempts"
     ),
