@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from importlib.resources import files
 from typing import Any
+from uuid import UUID
 
 import asyncpg
 import pytest
@@ -11,10 +12,14 @@ from alembic.command import upgrade
 
 from core.database import Database
 from core.errors import OperatorError
+from jobs.leases import Leases
+from jobs.models import Lease
 from killatamata import migrate as migrations
 from killatamata.embedded_postgres import EmbeddedPostgres
 from killatamata.migrate import FUNCTIONS, OldServer, migrate, migrate_now
 from tests.conftest import sibling
+from tests.jobs.invariants import broken
+from tests.jobs.world import DONE
 
 
 @pytest.fixture
@@ -151,34 +156,101 @@ async def test_an_upgrade_lets_attempts_go_with_their_jobs(empty: str, monkeypat
     await connection.close()
 
 
-async def test_movements_from_before_the_chain_are_chained_and_queued_jobs_stay(empty: str) -> None:
+# A database of the first version at work: of one account, jobs 1 to 3 run, the first is asked to stop and the third is with
+# a dispatcher that died; 4 waits to be begun again, 5 to begin, and 6 is parked behind the account's concurrency.
+OLD_ACCOUNT = UUID("018f0000-0000-7000-8000-00000000000a")
+OLD_DATA = """
+CREATE TABLE alembic_version (version_num varchar(32) PRIMARY KEY);
+INSERT INTO alembic_version VALUES ('0001');
+INSERT INTO account (id, name, concurrency) VALUES ('018f0000-0000-7000-8000-00000000000a', 'old', 5),
+  ('018f0000-0000-7000-8000-00000000000b', 'unused', 20);
+INSERT INTO wallet (account_id, available, held) VALUES ('018f0000-0000-7000-8000-00000000000a', 40, 60),
+  ('018f0000-0000-7000-8000-00000000000b', 0, 0);
+INSERT INTO movement (kind, business_id, account_id) VALUES ('topup', 'stripe:1', '018f0000-0000-7000-8000-00000000000a');
+INSERT INTO entry (movement_id, seq, book, account_id, amount, balance_after) VALUES (1, 1, 'clearing', NULL, -100, NULL),
+  (1, 2, 'available', '018f0000-0000-7000-8000-00000000000a', 100, 100);
+INSERT INTO pool (name, slots, clock) VALUES ('gpu', 5, 4);
+INSERT INTO session (name, beat_at) VALUES ('alive', clock_timestamp()), ('dead', clock_timestamp() - interval '1 h');
+INSERT INTO flow (account_id, pool, tag, turn, turns, active, parked)
+  VALUES ('018f0000-0000-7000-8000-00000000000a', 'gpu', 6, 1, '{0,2.5,0}', 5, 1);
+CREATE TEMPORARY TABLE given AS
+  SELECT ('018f0000-0000-7000-8000-00000000000' || n)::uuid AS id, account.id AS account_id, place.*
+  FROM account, (VALUES (1, 'leased', 1, 1, false), (2, 'leased', 1, 1, false), (3, 'leased', 2, 1, false),
+    (4, 'ready', NULL, 2, true), (5, 'ready', NULL, 0, false), (6, 'parked', NULL, 0, false))
+    AS place (n, state, session_id, fence, begun)
+  WHERE name = 'old';
+INSERT INTO hold (id, account_id, amount) SELECT id, account_id, 10 FROM given ORDER BY n;
+INSERT INTO movement (kind, business_id, account_id, hold_id)
+  SELECT 'hold', 'hold:' || id, account_id, id FROM given ORDER BY n;
+INSERT INTO entry (movement_id, seq, book, account_id, amount, balance_after)
+  SELECT n + 1, 1, 'available', account_id, -10, 100 - 10 * n FROM given
+  UNION ALL SELECT n + 1, 2, 'held', account_id, 10, 10 * n FROM given;
+INSERT INTO job (id, account_id, task, state, effective_input, input_adjustments, warnings, billing, amount, pools,
+    session_id, fence, starts, sequence, request_id, balance_after, start_by, started_at, cancel_requested_at)
+  SELECT id, account_id, 'image.generate', CASE state WHEN 'leased' THEN 'running' ELSE 'queued' END, '{"seed": 7}', '[]',
+    '[]', '{}', 10, '{gpu}', session_id, fence, least(fence, 1), fence + 1 + (n = 1)::int, 'r', 100 - 10 * n, 'infinity',
+    CASE WHEN fence > 0 THEN clock_timestamp() END, CASE n WHEN 1 THEN clock_timestamp() END FROM given;
+INSERT INTO queue (job_id, account_id, pool, state, begun, class, turn, tag, cost)
+  SELECT id, account_id, 'gpu', state, begun, 2, n * 0.25, CASE WHEN state <> 'parked' THEN n - 1 END, 1 FROM given;
+INSERT INTO attempt (job_id, fence, session_id, ended_at, outcome)
+  SELECT id, 1, coalesce(session_id, 2), CASE WHEN begun THEN clock_timestamp() END, CASE WHEN begun THEN 'handed_back' END
+  FROM given WHERE fence > 0;
+INSERT INTO event (job_id, seq, type, data)
+  SELECT id, 1, 'state', '{"status": "queued"}'::jsonb FROM given
+  UNION ALL SELECT id, 2, 'state', '{"status": "running"}' FROM given WHERE fence > 0
+  UNION ALL SELECT id, 3, 'state', '{"status": "queued", "reason": "handed_back"}' FROM given WHERE begun
+  UNION ALL SELECT id, 3, 'cancel_requested', '{}' FROM given WHERE n = 1;
+"""
+UNTOUCHED = (
+    "SELECT job_id, account_id, pool, state, begun, class, turn, tag, cost FROM queue ORDER BY job_id",
+    "SELECT account_id, pool, tag, turn, turns, active, parked FROM flow",
+    "SELECT name, slots, paused, retired, clock FROM pool",
+    "SELECT id, state, effective_input, billing, amount, pools, segment, session_id, fence, starts, attempts,"
+    " sequence, request_id, start_by, created_at, started_at, cancel_requested_at FROM job ORDER BY id",
+    "SELECT * FROM attempt ORDER BY job_id, fence",
+    "SELECT * FROM event ORDER BY job_id, seq",
+    "SELECT * FROM session ORDER BY id",
+    "SELECT account_id, available, held, debt FROM wallet ORDER BY account_id",
+    "SELECT * FROM hold ORDER BY id",
+    "SELECT * FROM entry ORDER BY movement_id, seq",
+)
+
+
+async def test_an_upgrade_under_queued_and_running_jobs_keeps_each_where_it_is_and_they_all_end(empty: str) -> None:
     connection = await asyncpg.connect(empty)
     first = files("killatamata.migrations.versions").joinpath("0001_accounts_ledger_jobs.sql").read_text()
-    await connection.execute(first)
-    await connection.execute(
-        """CREATE TABLE alembic_version (version_num varchar(32) PRIMARY KEY);
-        INSERT INTO alembic_version VALUES ('0001');
-        INSERT INTO account (id, name) VALUES ('018f0000-0000-7000-8000-000000000001', 'old'),
-          ('018f0000-0000-7000-8000-000000000002', 'unused');
-        INSERT INTO wallet (account_id, available, held) VALUES ('018f0000-0000-7000-8000-000000000001', 90, 10),
-          ('018f0000-0000-7000-8000-000000000002', 0, 0);
-        INSERT INTO hold (id, account_id, amount)
-          VALUES ('018f0000-0000-7000-8000-000000000003', '018f0000-0000-7000-8000-000000000001', 10);
-        INSERT INTO movement (kind, business_id, account_id) VALUES
-          ('topup', 'stripe:1', '018f0000-0000-7000-8000-000000000001'),
-          ('hold', 'hold:1', '018f0000-0000-7000-8000-000000000001');
-        INSERT INTO entry (movement_id, seq, book, account_id, amount, balance_after) VALUES
-          (1, 1, 'clearing', NULL, -100, NULL), (1, 2, 'available', '018f0000-0000-7000-8000-000000000001', 100, 100),
-          (2, 1, 'available', '018f0000-0000-7000-8000-000000000001', -10, 90),
-          (2, 2, 'held', '018f0000-0000-7000-8000-000000000001', 10, 10);
-        INSERT INTO pool (name) VALUES ('gpu');
-        INSERT INTO job (id, account_id, task, effective_input, input_adjustments, warnings, billing, amount, pools,
-            request_id, balance_after, start_by) VALUES ('018f0000-0000-7000-8000-000000000003',
-            '018f0000-0000-7000-8000-000000000001', 'image.generate', '{}', '[]',
-            '[]', '{}', 10, '{gpu}', 'r', 90, 'infinity')"""
-    )
+    await connection.execute(first + OLD_DATA)
+    before = [await connection.fetch(query) for query in UNTOUCHED]
     await migrate(empty)
-    assert await connection.fetchval("SELECT count(*) FROM wallet WHERE chain_break(account_id) IS NOT NULL") == 0
-    assert await connection.fetchval("SELECT count(DISTINCT hash) FROM movement WHERE hash IS NOT NULL") == 2
-    assert await connection.fetchval("SELECT state FROM job") == "queued"
+    assert [await connection.fetch(query) for query in UNTOUCHED] == before
+    assert await connection.fetchval("SELECT count(DISTINCT hash) FROM movement WHERE hash IS NOT NULL") == 7
     await connection.close()
+
+    database = Database(empty)
+    await database.open()
+    await database.execute(
+        "CREATE OR REPLACE FUNCTION restart_grace() RETURNS interval LANGUAGE sql IMMUTABLE AS $$ SELECT interval '0' $$"
+    )
+    assert await broken(database) == [], "the chains, too"
+    first_three = [
+        Lease(row["id"], 1, OLD_ACCOUNT, "image.generate", 0, {"seed": 7}, None, "r")
+        for row in await database.fetch("SELECT id FROM job WHERE state = 'running' ORDER BY id")
+    ]
+    asked, done, orphan = first_three
+    leases = Leases(database)
+    await leases.beat(1)
+    assert [await leases.settle(each, "succeeded", DONE) for each in (asked, done)] == ["cancelled", "succeeded"]
+    assert await leases.settle(orphan, "succeeded", DONE) == "stale", "its dispatcher died"
+
+    session = await leases.open_session("new")
+    claimed = await leases.claim("gpu", 32, session)
+    assert [(each.job_id.int % 16, each.fence) for each in claimed] == [(4, 3), (3, 3), (5, 1), (6, 1)]
+    assert {each.effective_input["seed"] for each in claimed} == {7}
+    for each in claimed:
+        assert await leases.settle(each, "succeeded", DONE) == "succeeded"
+    assert await database.fetch_value("SELECT count(*) FROM queue") == 0
+    wallet = await database.fetch_row("SELECT available, held, debt FROM wallet WHERE account_id = $1", OLD_ACCOUNT)
+    assert wallet is not None
+    assert tuple(wallet) == (50, 0, 0), "five of six jobs charged"
+    assert await broken(database) == []
+    await database.close()
