@@ -53,15 +53,15 @@ async def test_lost_connections_are_tried_again_under_the_same_key(api: Api, cli
 
 @pytest.mark.parametrize("write", ["quote", "submit", "cancel"])
 async def test_every_write_has_one_key_over_its_tries(api: Api, client: Client, write: str) -> None:
-    async def send(**key: str) -> set[str]:
+    async def send(key: str | None = None) -> set[str]:
         begun = len(api.requests)
         api.will(busy(), Cut(), JSONResponse({"status": "cancelled"}))
         if write == "cancel":
-            await client.cancel("job_1", **key)
+            await client.cancel("job_1", idempotency_key=key)
         elif write == "quote":
-            await client.quote("image.generate", {}, **key)
+            await client.quote("image.generate", {}, idempotency_key=key)
         else:
-            await client.submit("image.generate", {}, **key)
+            await client.submit("image.generate", {}, idempotency_key=key)
         sent = api.requests[begun:]
         assert len(sent) == 3
         return {each.headers["x-idempotency-key"] for each in sent}
@@ -69,7 +69,7 @@ async def test_every_write_has_one_key_over_its_tries(api: Api, client: Client, 
     (drawn,) = await send()
     assert len(drawn) == 32
     assert await send() != {drawn}, "another write has another key"
-    assert await send(idempotency_key="mine") == {"mine"}
+    assert await send("mine") == {"mine"}
 
 
 async def test_a_twin_still_under_way_is_waited_for(api: Api, client: Client) -> None:
