@@ -57,11 +57,23 @@ class Client:
         await self._http.aclose()
 
     async def quote(
-        self, task: str, given: Mapping[str, Any], *, strict: bool = False, **options: Any
+        self,
+        task: str,
+        given: Mapping[str, Any],
+        *,
+        idempotency_key: str | None = None,
+        strict: bool = False,
+        **options: Any,
     ) -> dict[str, Any]:
-        """The price and effective input of a job, without the job."""
-        body = {"task": task, "input": given, **options}
-        return await json_of(self._http, "POST", "/api/v1/media/quotes", json=body, params=_strictly(strict))
+        """The price and effective input of a job, without the job. Without a key, one is drawn."""
+        return await json_of(
+            self._http,
+            "POST",
+            "/api/v1/media/quotes",
+            json={"task": task, "input": given, **options},
+            params=_strictly(strict),
+            headers=_once(idempotency_key),
+        )
 
     async def submit(
         self,
@@ -86,7 +98,7 @@ class Client:
             _JOBS,
             json={"task": task, "input": given, **options},
             params=_strictly(strict),
-            headers={"X-Idempotency-Key": idempotency_key or secrets.token_hex(16)},
+            headers=_once(idempotency_key),
         )
 
     async def job(self, job_id: str, *, details: bool = False) -> dict[str, Any]:
@@ -110,9 +122,9 @@ class Client:
             found += page["jobs"]
         return {**page, "jobs": found}
 
-    async def cancel(self, job_id: str) -> dict[str, Any]:
-        """Ask for the end of a job; returns the job, which may have ended otherwise."""
-        return await json_of(self._http, "DELETE", _JOBS, params={"jobId": job_id})
+    async def cancel(self, job_id: str, *, idempotency_key: str | None = None) -> dict[str, Any]:
+        """Ask for the end of a job; returns the job, which may have ended otherwise. Without a key, one is drawn."""
+        return await json_of(self._http, "DELETE", _JOBS, params={"jobId": job_id}, headers=_once(idempotency_key))
 
     async def receipt(self, job_id: str) -> dict[str, Any]:
         """What the job moved in the ledger."""
@@ -160,7 +172,7 @@ class Client:
             "POST",
             "/api/v1/media/uploads",
             json={"mimeType": mime_type, "bytes": size, "sha256": digest},
-            headers={"X-Idempotency-Key": idempotency_key},
+            headers=_once(idempotency_key),
         )
         headers = {"Content-Type": mime_type, "Content-Length": str(size)}
         for left in reversed(range(_FILE_TRIES)):
@@ -219,6 +231,11 @@ class Client:
                     digest.update(chunk)
                     file.write(chunk)
         return digest.hexdigest()
+
+
+def _once(idempotency_key: str | None) -> dict[str, str]:
+    """The header under which a write happens once, however often it is sent."""
+    return {"X-Idempotency-Key": idempotency_key or secrets.token_hex(16)}
 
 
 def _strictly(strict: bool) -> dict[str, str]:

@@ -107,7 +107,7 @@ BEGIN
 END $$;
 
 -- Final state, hold, queue, attempt, event and webhook, in the caller's transaction; the caller holds the queue's and job's
--- rows. Attempts without a result may have left artifacts: then `strays` has a sweep look for them.
+-- rows. What a cancel gives back is written under the id of the request that asked for the cancel, if a request did. Attempts without a result may have left artifacts: then `strays` has a sweep look for them.
 CREATE OR REPLACE FUNCTION job_end(p_job uuid, p_state text, p_outcome text, p_failure jsonb, p_result jsonb DEFAULT '{}')
 RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
@@ -137,6 +137,10 @@ BEGIN
   IF v_webhook_url IS NOT NULL THEN
     INSERT INTO delivery (id, job_id, account_id, type, url)
       VALUES (uuid_v7(), p_job, v_account, 'job.' || p_state, v_webhook_url);
+  END IF;
+  IF p_state = 'cancelled' THEN
+    v_request_id := coalesce((SELECT data ->> 'requestId' FROM event WHERE job_id = p_job AND type = 'cancel_requested'
+      ORDER BY seq DESC LIMIT 1), v_request_id);
   END IF;
   PERFORM flow_leave(p_job);
   PERFORM hold_settle(p_job, p_state = 'succeeded', v_request_id);

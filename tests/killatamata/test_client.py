@@ -51,6 +51,27 @@ async def test_lost_connections_are_tried_again_under_the_same_key(api: Api, cli
     assert len(api.requests) == 3
 
 
+@pytest.mark.parametrize("write", ["quote", "submit", "cancel"])
+async def test_every_write_has_one_key_over_its_tries(api: Api, client: Client, write: str) -> None:
+    async def send(key: str | None = None) -> set[str]:
+        begun = len(api.requests)
+        api.will(busy(), Cut(), JSONResponse({"status": "cancelled"}))
+        if write == "cancel":
+            await client.cancel("job_1", idempotency_key=key)
+        elif write == "quote":
+            await client.quote("image.generate", {}, idempotency_key=key)
+        else:
+            await client.submit("image.generate", {}, idempotency_key=key)
+        sent = api.requests[begun:]
+        assert len(sent) == 3
+        return {each.headers["x-idempotency-key"] for each in sent}
+
+    (drawn,) = await send()
+    assert len(drawn) == 32
+    assert await send() != {drawn}, "another write has another key"
+    assert await send("mine") == {"mine"}
+
+
 async def test_a_twin_still_under_way_is_waited_for(api: Api, client: Client) -> None:
     twin = JSONResponse({"error": "idempotency_in_progress", "details": {}}, 409, {"Retry-After": "0"})
     api.will(twin, JSONResponse({"jobId": "job_1"}, 202))
