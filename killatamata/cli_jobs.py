@@ -8,14 +8,13 @@ import secrets
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
 from cyclopts import App, Parameter
 
 from core.settings import Settings
-from killatamata import demo, inputs, receipts, show
+from killatamata import demo, examples, inputs, receipts, show
 from killatamata.client import Client
 from killatamata.command import CommandFailed, endpoint, interruptible
 from killatamata.transport import Refused, Unreachable
@@ -382,11 +381,7 @@ def _show(job: Mapping[str, Any]) -> None:
 
 
 def _examples(as_json: bool) -> int:
-    try:
-        examples = import_module("killatamata.examples")
-    except ModuleNotFoundError:
-        raise CommandFailed("this installation has no public examples to price; quote one task instead") from None
-    rows: list[dict[str, str]] = examples.all_examples()
+    rows = examples.all_examples()
     if as_json:
         print(json.dumps(rows, indent=2))
     else:
