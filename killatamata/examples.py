@@ -10,6 +10,8 @@ from pricing.registry import quote
 from tasks.examples import EXAMPLES
 from tasks.registry import TASKS
 
+REPEATED = "image.generate"  # the documentation ends with its first request again, with an idempotency key in the body
+
 
 def all_examples(book: PriceBook | None = None) -> list[dict[str, str]]:
     """One row per example: its task, its number among that task's, the price in dollars, and how it came about.
@@ -17,9 +19,11 @@ def all_examples(book: PriceBook | None = None) -> list[dict[str, str]]:
     Priced after `book`, or after the built-in one.
     """
     prices = PriceBook.built_in() if book is None else book
-    return [
+    rows = [
         _row(task, number, given, prices) for task, inputs in EXAMPLES.items() for number, given in enumerate(inputs, 1)
     ]
+    again = EXAMPLES[REPEATED]
+    return [*rows, _row(REPEATED, len(again) + 1, again[0], prices)]
 
 
 def largest_example() -> tuple[str, dict[str, Any]]:

@@ -37,13 +37,13 @@ DECLARE
 BEGIN
   SELECT wallet.available, wallet.debt, account.paused_until, account.queue_limit INTO STRICT v_known
     FROM account JOIN wallet ON wallet.account_id = account.id WHERE account.id = p_account;
-  IF v_known.available < p_amount OR v_known.debt > 0 THEN
-    RAISE 'insufficient balance' USING ERRCODE = 'KT402',
-      DETAIL = CASE WHEN v_known.debt > 0 THEN -v_known.debt ELSE v_known.available END;
-  END IF;
   IF cardinality(p_pools) = 0 OR EXISTS (
       SELECT FROM unnest(p_pools) AS needed WHERE NOT EXISTS (SELECT FROM pool WHERE name = needed AND NOT retired)) THEN
     RAISE 'no such pool' USING ERRCODE = 'KT503', DETAIL = array_to_string(p_pools, ', ');
+  END IF;
+  IF v_known.available < p_amount OR v_known.debt > 0 THEN
+    RAISE 'insufficient balance' USING ERRCODE = 'KT402',
+      DETAIL = CASE WHEN v_known.debt > 0 THEN -v_known.debt ELSE v_known.available END;
   END IF;
   IF v_known.paused_until > clock_timestamp() THEN
     RAISE 'submits are paused' USING ERRCODE = 'KT430',

@@ -63,6 +63,7 @@ async def kept(services: Services) -> tuple[list[str], int]:
         ("UPDATE wallet SET available = 0, debt = 5", 402, "insufficient_balance"),
         ("UPDATE account SET paused_until = clock_timestamp() + interval '9 s'", 429, "rate_limited"),
         ("UPDATE pool SET retired = true", 503, "task_unavailable"),
+        ("WITH gone AS (UPDATE pool SET retired = true) UPDATE wallet SET available = 0", 503, "task_unavailable"),
     ],
 )
 async def test_nothing_is_stored_for_a_request_that_cannot_become_a_job(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from datetime import timedelta
 from typing import Any
 
@@ -13,6 +14,7 @@ from api.app import OPERATIONS
 from core import errors
 from core.clock import now
 from storage import LocalStore
+from tasks.examples import EXAMPLES
 from tasks.registry import TASKS
 from tests.api.doubles import JobsDouble
 from tests.api.test_media import FOX, JOBS, QUOTES, finished
@@ -81,7 +83,9 @@ def test_every_task_is_a_form_with_examples_that_work(document: dict[str, Any], 
     assert set(content["schema"]["discriminator"]["mapping"]) == set(TASKS)
     assert len(content["schema"]["oneOf"]) == len(TASKS)
     checked = validator(document, content["schema"])
-    assert content["examples"]
+    values = [{"task": task, "input": given} for task, inputs in EXAMPLES.items() for given in inputs]
+    key = json.JSONEncoder(sort_keys=True).encode
+    assert sorted(map(key, (each["value"] for each in content["examples"].values()))) == sorted(map(key, values))
     for example in content["examples"].values():
         checked.validate(example["value"])
         assert client.post(path, json=example["value"]).status_code in (200, 202)

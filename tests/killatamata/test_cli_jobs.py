@@ -10,13 +10,14 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
+from core.money import usd
 from killatamata import client, transport
+from tests.acceptance.public_examples import EXAMPLES
 from tests.killatamata.conftest import Run
 from tests.killatamata.scripted_api import Api, Cut, busy, stream
 from tests.killatamata.test_receipts import receipt
@@ -233,16 +234,16 @@ def test_a_quote_shows_its_lines_and_prints_its_token(run: Run, api: Api) -> Non
     assert json.loads(run("quote", "image.generate", "--json")[1]) == made
 
 
-def test_the_public_examples_are_priced_where_they_are_known(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    module: Any = ModuleType("killatamata.examples")
-    module.all_examples = lambda: [{"task": "audio.speak", "example": "1", "price": "$0.010000", "lines": "x"}]
-    monkeypatch.setitem(sys.modules, "killatamata.examples", module)
+def test_every_public_example_is_priced(run: Run) -> None:
+    prices = [(each.task, f"${usd(each.micros)}") for each in EXAMPLES]
     code, out, _ = run("quote", "--all-examples")
-    assert (code, "$0.010000" in out) == (0, True)
-    assert json.loads(run("quote", "--all-examples", "--json")[1]) == module.all_examples()
-    monkeypatch.setitem(sys.modules, "killatamata.examples", None)
-    code, out, err = run("quote", "--all-examples")
-    assert (code, out, "no public examples" in err) == (1, "", True)
+    assert code == 0
+    for task, price in prices:
+        assert task in out
+        assert price in out
+    code, out, _ = run("quote", "--all-examples", "--json")
+    assert code == 0
+    assert [(row["task"], row["price"]) for row in json.loads(out)] == prices
 
 
 def test_jobs_are_listed_by_page_or_all(run: Run, api: Api) -> None:

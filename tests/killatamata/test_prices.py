@@ -62,7 +62,7 @@ async def test_a_file_that_is_no_book_changes_nothing(
 def test_all_examples_are_priced_by_any_book(file: Path) -> None:
     rows = examples.all_examples()
     assert {row["task"] for row in rows} == set(TASKS)
-    assert len(rows) == 15
+    assert len(rows) == 16
     assert next(row for row in rows if row["task"] == "ace.step.create") == {
         "task": "ace.step.create",
         "example": "1",
