@@ -56,9 +56,10 @@ def test_each_broken_promise_is_said(spoil: Callable[[Json], object], says: str)
     assert any(each.startswith(says) for each in shortfalls(FULL, report)), shortfalls(FULL, report)
 
 
-def test_a_few_recoveries_are_not_judged_and_chosen_faults_owe_no_kills() -> None:
+def test_a_few_times_are_not_judged_and_chosen_faults_owe_no_kills() -> None:
     report = _report(SHORT)
     report["recovery"]["replica"] |= {"count": 4, "p95": 9.0}
+    report["fairness"] |= {"count": 5, "overlapped": 5, "flooded": 9.0}
     assert shortfalls(SHORT, report) == []
     report["faults"] = {"redeploy": SHORT.faults}
     assert shortfalls(replace(SHORT, only=("redeploy",)), report) == []

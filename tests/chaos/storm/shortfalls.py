@@ -15,6 +15,8 @@ KILLED_SHARE, KILLED_SHARE_SMALL = 0.62, 0.5
 HEADS = 3
 JUDGED_COUNT = 5
 """Fewer recoveries than this have no percentile worth the name."""
+JUDGED_WAITS = 10
+"""Nor have fewer waits beside a flood a middle: those of a short storm are only shown."""
 
 
 def shortfalls(size: Size, report: Json) -> list[str]:
@@ -58,7 +60,7 @@ def _times(report: Json) -> Iterator[str]:
     if fair["flooded"] is None or fair["limit"] is None:
         yield "no waits beside a flood"
     else:
-        if fair["flooded"] > fair["limit"]:
+        if fair["count"] >= JUDGED_WAITS and fair["flooded"] > fair["limit"]:
             yield f"p50 wait of {fair['flooded']:.2f} s beside a flood, {fair['limit']:.2f} at most"
         if fair["overlapped"] < fair["count"]:
             yield f"the flood was over for {fair['count'] - fair['overlapped']} of {fair['count']} jobs beside it"
