@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import NoReturn
 from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
@@ -23,6 +25,18 @@ _numbers = itertools.count()
 def sibling(url: str, name: str) -> str:
     """The URL of another database of the same server."""
     return urlunsplit(urlsplit(url)._replace(path=f"/{name}"))
+
+
+def absent(what: str) -> NoReturn:
+    """Skip a test for the lack of something that `.ci/run` installs; there, where nothing may be missing, it fails.
+
+    Raises:
+        pytest.skip.Exception: the test is skipped.
+        pytest.fail.Exception: KILLATAMATA_TESTS_COMPLETE is set.
+    """
+    if os.environ.get("KILLATAMATA_TESTS_COMPLETE"):
+        pytest.fail(f"{what}, and KILLATAMATA_TESTS_COMPLETE is set")
+    pytest.skip(what)
 
 
 @pytest.fixture(scope="session")

@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
 from redis import Redis
 from redis.exceptions import ConnectionError as NotThere
+
+from tests.conftest import absent
 
 START_SECONDS = 20
 
@@ -21,7 +22,7 @@ def redis_server(folder: Path) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
     """The process and its URL; `.ci/run` installs the program, elsewhere the test is skipped without it."""
     program = shutil.which("redis-server")
     if program is None:
-        pytest.skip("redis-server is not installed (Debian: apt-get install redis-server)")
+        absent("redis-server is not installed (Debian: apt-get install redis-server)")
     socket = folder / "redis.sock"
     options = {"--port": "0", "--unixsocket": str(socket), "--save": "", "--appendonly": "no", "--dir": str(folder)}
     command = [program, *(word for option in options.items() for word in option)]

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import AsyncIterator
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from threading import Thread
 from typing import Any, Protocol
 
@@ -24,6 +30,7 @@ from killatamata.embedded_postgres import EmbeddedPostgres
 from pricing.book import PriceBook
 from tests.conftest import sibling
 
+ROOT = Path(__file__).parents[2]
 BASE = "https://api.example.test"
 CREDIT = 10_000_000
 SECRET = "s" * 32
@@ -85,6 +92,43 @@ async def ingress(database_url: str, tmp_path_factory: pytest.TempPathFactory) -
     app = create_app(settings)
     async with app.router.lifespan_context(app):
         yield app
+
+
+@pytest.fixture
+def address(database_url: str, tmp_path: Path) -> Iterator[str]:
+    """The base URL of an ingress that runs."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        base = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        settings = {
+            "PYTHONPATH": str(ROOT),
+            "KILLATAMATA_DATA_DIR": str(tmp_path / "data"),
+            "KILLATAMATA_DATABASE_URL": database_url,
+            "KILLATAMATA_SECRET_KEY": SECRET,
+            "KILLATAMATA_PUBLIC_URL": base,
+            "KILLATAMATA_LOG_LEVEL": "warning",
+            "KILLATAMATA_EVENT_STREAMS_PER_KEY": "1000",
+            "KILLATAMATA_READS_PER_MINUTE": "0",
+            "KILLATAMATA_WRITES_PER_MINUTE": "0",
+            "KILLATAMATA_REQUESTS_PER_MINUTE_WITHOUT_KEY": "0",
+        }
+        command = [sys.executable, "-m", "api", "--fd", str(listening.fileno())]
+        environment = {**os.environ, **settings}
+        with subprocess.Popen(command, cwd=ROOT, env=environment, pass_fds=[listening.fileno()]) as process:
+            _await(base, process)
+            yield base
+            process.terminate()
+
+
+def _await(base: str, process: subprocess.Popen[bytes]) -> None:
+    for _ in range(600):
+        assert process.poll() is None, "the ingress ended"
+        try:
+            httpx.get(f"{base}/health", timeout=5)
+        except httpx.TransportError:
+            time.sleep(0.1)
+        else:
+            return
+    pytest.fail("the ingress does not answer")
 
 
 @pytest.fixture

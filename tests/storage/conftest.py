@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 from pydantic import SecretStr
 
 from storage.s3 import S3Store
+from tests.conftest import absent
 from tests.storage import swift_server
 
 BUCKET = "tests"
@@ -23,16 +25,22 @@ SECRET = b"k" * 32
 _numbers = itertools.count()
 
 
+def needs(*packages: str) -> None:
+    """Skip a test unless these packages are there (see `absent`)."""
+    for each in packages:
+        if find_spec(each) is None:
+            absent(f"{each} is not installed: no S3 to test against")
+
+
 @pytest.fixture(scope="session")
 def swift(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The endpoint of a running Swift, whose bucket `BUCKET` exists."""
-    pytest.importorskip("boto3", reason="boto3 is not installed")
-    pytest.importorskip("swift", reason="swift is not installed: no real S3 to test against")
+    needs("boto3", "swift")
     folder = tmp_path_factory.mktemp("swift")
     try:
         os.setxattr(folder, "user.killatamata", b"1")
     except OSError as error:
-        pytest.skip(f"Swift needs user xattrs, and {folder} has none: {error}")
+        absent(f"Swift needs user xattrs, and {folder} has none: {error}")
     log = folder / "log"
     command = [sys.executable, swift_server.__file__, str(folder)]
     with (
@@ -95,8 +103,7 @@ sys.stdin.read()
 @pytest.fixture
 def moto(tmp_path: Path) -> Iterator[S3Store]:
     """An empty store in moto, which knows lifecycles (and checks no signature)."""
-    pytest.importorskip("boto3", reason="boto3 is not installed")
-    pytest.importorskip("moto", reason="moto is not installed: nothing to test lifecycles against")
+    needs("boto3", "moto")
     with (
         (tmp_path / "log").open("wb") as errors,
         subprocess.Popen(

@@ -24,7 +24,7 @@ import storage.s3
 from storage.base import Artifact, InvalidKey, MissingObject, ObjectExists, StoreUnavailable
 from storage.s3 import MAX_URL_SECONDS, PART_BYTES, S3Store
 from tests.storage import swift_server
-from tests.storage.conftest import BUCKET, access, client_of
+from tests.storage.conftest import BUCKET, access, client_of, needs
 
 KEY = "jobs/a/1/image.webp"
 PICTURE = os.urandom(100_000)
@@ -143,7 +143,7 @@ def test_a_url_that_nobody_could_promise_is_refused(s3: S3Store) -> None:
 )
 def test_amazons_urls_name_the_region(bucket: str, begin: str) -> None:
     """A young bucket redirects from the global name to the region's, where the signature would be wrong."""
-    pytest.importorskip("boto3", reason="boto3 is not installed")
+    needs("boto3")
     store = S3Store(
         bucket, region="eu-west-1", access_key="a", secret_key=SecretStr("b"), prefix="ours/", redirect=True
     )
