@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from api.app import OPERATIONS
 from billing import wallets
 from core.database import Database
 from core.money import usd
@@ -16,6 +17,21 @@ from tasks.examples import EXAMPLES as SCHEMA_EXAMPLES
 from tasks.registry import TASKS
 from tests.acceptance.conftest import CREDIT, Cdn, Newcomer
 from tests.acceptance.public_examples import BODIES, CDN, EXAMPLES, JOBS, PLACEHOLDER, Example, filled
+
+REVOKED = 9
+LABELLED = (8, 27)
+PENDING = {
+    1: "signing in with Google",
+    2: "signing in with Google in a browser",
+    3: "a key for whoever signs in with Google",
+    4: "linking a device",
+    5: "paying by card",
+    6: "claiming what was paid by card",
+    7: "paying with x402",
+    10: "approving a device",
+    11: "asking whether a device was approved",
+}
+"""Bodies of the documentation that nothing answers yet, by their number."""
 
 each_example = pytest.mark.parametrize("example", EXAMPLES, ids=[f"{each.number}-{each.task}" for each in EXAMPLES])
 
@@ -130,12 +146,38 @@ async def test_without_its_engine_it_is_quoted_and_not_accepted(
     assert (balance.available, balance.held) == (CREDIT, 0)
 
 
-@pytest.mark.parametrize("number", [8, 27])
+@pytest.mark.parametrize("number", LABELLED)
 async def test_a_key_is_made_by_its_label(number: int, newcomer: Newcomer) -> None:
     caller = await newcomer()
     answer = await caller.http.post(BODIES[number]["path"], json=BODIES[number]["body"])
     assert answer.status_code == 201
     assert answer.json()["label"] == BODIES[number]["body"]["label"]
+
+
+async def test_a_key_is_revoked_by_its_prefix(newcomer: Newcomer) -> None:
+    caller = await newcomer()
+    made = (await caller.http.post("/api/v1/keys", json={"label": "spare"})).json()
+    documented = BODIES[REVOKED]
+    answer = await caller.http.post(documented["path"], json={**documented["body"], "keyPrefix": made["keyPrefix"]})
+    assert answer.status_code == 200, answer.text
+    gone = await caller.http.get("/api/v1/balance", headers={"x-api-key": made["apiKey"]})
+    assert gone.status_code == 401
+
+
+async def test_no_request_of_the_documentation_is_forgotten(newcomer: Newcomer) -> None:
+    tested = {each.number for each in EXAMPLES} | {REVOKED, *LABELLED}
+    assert not tested & set(PENDING)
+    assert tested | set(PENDING) == set(range(len(BODIES)))
+    paths = {path for each in OPERATIONS for path in (each.path, *each.aliases)}
+    caller = await newcomer()
+    for number, what in PENDING.items():
+        documented = BODIES[number]
+        answer = await caller.http.post(documented["path"], json=documented["body"])
+        if documented["path"] in paths:
+            assert answer.status_code == 422, f"{what} has come: test it"
+            assert [each["path"] for each in answer.json()["details"]["fields"]] == ["idToken"]
+        else:
+            assert answer.status_code == 404, f"{what} has come: test it"
 
 
 def test_the_table_of_all_examples_has_their_prices() -> None:
