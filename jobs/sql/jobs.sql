@@ -107,7 +107,8 @@ BEGIN
 END $$;
 
 -- Final state, hold, queue, attempt, event and webhook, in the caller's transaction; the caller holds the queue's and job's
--- rows. What a cancel gives back is written under the id of the request that asked for the cancel, if a request did. Attempts without a result may have left artifacts: then `strays` has a sweep look for them.
+-- rows. What a cancel gives back is written under the id of the request that asked for the cancel, if a request did. Attempts
+-- without a result may have left artifacts: then `strays` has a sweep look for them.
 CREATE OR REPLACE FUNCTION job_end(p_job uuid, p_state text, p_outcome text, p_failure jsonb, p_result jsonb DEFAULT '{}')
 RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
@@ -389,6 +390,10 @@ BEGIN
   END IF;
   PERFORM FROM queue WHERE job_id = p_job FOR UPDATE;
   SELECT * INTO v_job FROM job WHERE id = p_job FOR UPDATE;
+  IF NOT FOUND THEN
+    -- Its record was removed meanwhile: its time was over.
+    RETURN NULL;
+  END IF;
   IF v_job.finished_at IS NOT NULL OR v_job.cancel_requested_at IS NOT NULL THEN
     RETURN v_job.state;
   END IF;
