@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import statistics
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -14,9 +15,11 @@ import ray
 from ray import serve
 from ray.exceptions import RayActorError
 
+from core.clock import now
 from core.database import Database
 from deployments.messages import Call, End, Faulted, Finished, Halted, Message, Progress, Started
 from deployments.replica import ReplicaArgs
+from jobs.wakeup import STOP_CHANNEL
 from tests.deployments.recording import STEP_LIMIT_SECONDS, Ask, Journal, RecordingReplica
 from tests.leasing import cancelled, expired, leased, new_pool, session, until_true
 
@@ -136,6 +139,33 @@ async def test_a_cancelled_job_stops_at_its_next_step_and_the_next_call_waits_un
     assert second.replica == first.replica
     assert journal.at("after-stopped", "enter") > journal.at("stopped", "leave")
     assert len(journal.events("stopped", "step")) == end.step
+
+
+async def test_the_engine_is_free_within_a_step_and_a_quarter_of_a_second_of_the_news_of_a_cancel(
+    journal: Journal, cluster_database: Database, leasing: int
+) -> None:
+    """Half of ten times; what a dispatcher is told of a cancel, this test is told at the same time."""
+    step_s, spans = 0.1, []
+    listener = await cluster_database.listen(STOP_CHANNEL)
+    try:
+        for number in range(10):
+            lease, said = await asked(cluster_database, leasing, Ask(f"timed {number}", steps=1000, step_s=step_s))
+            await said.until(Progress)
+            # At any moment within a step.
+            await asyncio.sleep(step_s * number / 10)
+            cancelling = asyncio.create_task(cancelled(cluster_database, lease))
+            async with asyncio.timeout(10):
+                while await anext(listener) != (STOP_CHANNEL, str(lease.job_id)):
+                    pass
+            heard_at = now()
+            await cancelling
+            end = await said.end()
+            assert isinstance(end, Halted)
+            spans.append((end.gpu_released_at - heard_at).total_seconds())
+    finally:
+        await listener.close()
+    print("seconds from the news to the release:", [round(span, 3) for span in sorted(spans)])
+    assert statistics.median(spans) <= step_s + 0.25, sorted(spans)
 
 
 async def test_serve_frees_the_slot_of_a_cancelled_request_at_once_and_the_lock_keeps_the_engine(
