@@ -25,7 +25,7 @@ def _found(*spans: _Span) -> dict[str, Any]:
         jobs[job] = {"created_at": created, "finished_at": finished}
         wishes.append(Wish(str(number), {}, kind, 0, 0.0, answers={encode("job", job)}))
         begins += [{"job": str(job), "at": 1000 + begun}, {"job": str(job), "at": 1000 + begun + 50}]
-    books = Books(jobs, {}, {}, {}, {}, {}, 0, 0, 0, 0, 0)
+    books = Books(jobs, {}, {}, {}, {}, {}, {}, 0, 0, 0, 0, 0)
     return fairness(books, wishes, lambda kind: begins if kind == "begin" else [])
 
 

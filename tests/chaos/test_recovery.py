@@ -28,7 +28,7 @@ def _books(state: str = "succeeded", finished: float = AT + 5) -> Books:
     attempts: Any = [
         {"session": f"host:{DRIVER}", "fence": 1, "started_at": _at(AT - 1), "ended_at": _at(AT + 6)},
     ]
-    return Books({JOB: job}, {JOB: attempts}, {}, {}, {}, {}, 0, 0, 0, 0, 0)
+    return Books({JOB: job}, {JOB: attempts}, {}, {}, {}, {}, {}, 0, 0, 0, 0, 0)
 
 
 def _fault(what: str, how: str, at: float, *pids: int, **more: object) -> Json:

@@ -1,4 +1,4 @@
-"""What the database says after a storm: one read of everything that the judge weighs."""
+"""What the database says after a storm: everything that the judge weighs, as it stood at one moment."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from uuid import UUID
 
 from billing import wallets
-from core.database import Database
+from core.database import Connection, Database
 from jobs import history
 
 Row = Any
@@ -25,6 +25,7 @@ class Books:
     movements: dict[UUID, list[Row]]
     deliveries: dict[UUID, list[Row]]
     keys: dict[tuple[UUID, str], list[UUID]]
+    quarantined: dict[UUID, str]
     drift: int
     broken_chains: int
     orphaned_holds: int
@@ -32,8 +33,31 @@ class Books:
     in_queue: int
 
 
+class _OneView(Database):
+    """The database as one transaction sees it."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    async def fetch(self, query: str, *values: Any) -> list[Row]:
+        rows: list[Row] = await self._connection.fetch(query, *values)
+        return rows
+
+    async def fetch_row(self, query: str, *values: Any) -> Row:
+        return await self._connection.fetchrow(query, *values)
+
+    async def fetch_value(self, query: str, *values: Any) -> Any:
+        return await self._connection.fetchval(query, *values)
+
+
 async def read(database: Database) -> Books:
-    """All of it; the service is quiet by now."""
+    """All of it, whatever goes on meanwhile."""
+    async with database.transaction() as connection:
+        await connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        return await _read(_OneView(connection))
+
+
+async def _read(database: Database) -> Books:
     jobs = await database.fetch("SELECT job.*, hold.state AS hold FROM job LEFT JOIN hold ON hold.id = job.id")
     keys: dict[tuple[UUID, str], list[UUID]] = defaultdict(list)
     for row in await database.fetch("SELECT account_id, key, job_id FROM idempotency WHERE job_id IS NOT NULL"):
@@ -53,6 +77,9 @@ async def read(database: Database) -> Books:
         ),
         deliveries=await _by_job(database, "SELECT job_id, type, state FROM delivery"),
         keys=keys,
+        quarantined={
+            row["job_id"]: row["reason"] for row in await database.fetch("SELECT job_id, reason FROM quarantine")
+        },
         drift=len(await wallets.drift(database)),
         broken_chains=len(await wallets.broken_chains(database)),
         orphaned_holds=len(orphans),

@@ -16,7 +16,7 @@ from jobs.permits import BLIND_SECONDS, REREAD_SECONDS
 from jobs.states import FINAL
 from storage import MissingObject
 from storage.factory import open_store
-from tests.chaos.storm.books import Books, seconds
+from tests.chaos.storm.books import Books, Row, seconds
 from tests.chaos.storm.engine import PATIENCE_SECONDS, STEP_LIMIT_SECONDS
 from tests.chaos.storm.fleet import FIRST
 from tests.chaos.storm.ground import Json
@@ -26,6 +26,9 @@ from tests.chaos.storm.recovery import percentile
 PERMIT_SECONDS = REREAD_SECONDS + 2.0
 """How long a run without its permit may go on before the replica asks again, on a busy machine; then come a step and, when
 that never ends, the engine's deadline."""
+
+DEADLINE_SECONDS = 60.0
+"""How late a deadline may come while dispatchers and the database are killed: somebody must live to see to it."""
 
 
 class Judge:
@@ -81,6 +84,9 @@ class Judge:
             "segmentsRepeated": self._repeated(),
             "answers": self._answers(),
             "poisonSucceeded": self._poison_succeeded(),
+            "poisonNotQuarantined": self._poison_at_large(),
+            "cancelsIgnored": self._cancels_ignored(),
+            "deadlinesMissed": self._deadlines_missed(),
         }
         self.evidence = {name: cases for name, cases in found.items() if cases}
         return {name: len(cases) for name, cases in found.items()} | {
@@ -235,14 +241,49 @@ class Judge:
         different = []
         for wish in self._wishes:
             given = {decode("job", answer) for answer in wish.answers}
-            if len(given) > 1 or len(wish.prices) > 1 or (given and given != jobs[wish.name]):
-                different.append(f"{wish.name}: {wish.answers}, recorded {jobs[wish.name]}")
+            if any(len(each) > 1 for each in (given, wish.prices, wish.promises)) or (
+                given and given != jobs[wish.name]
+            ):
+                different.append(f"{wish.name}: {wish.answers}, recorded {jobs[wish.name]}, {wish.promises}")
         return different
 
     def _poison_succeeded(self) -> list[str]:
         """Jobs that no engine can do and that succeeded all the same."""
-        poison = {answer for wish in self._wishes if wish.kind == "poison" for answer in wish.answers}
-        return [each for each in poison if self._books.jobs[decode("job", each)]["state"] == "succeeded"]  # type: ignore[index]
+        return [str(job["id"]) for job in self._poison() if job["state"] == "succeeded"]
+
+    def _poison_at_large(self) -> list[str]:
+        """Jobs that no engine can do, that used up their attempts, and that stand in no quarantine."""
+        return [
+            f"{job['id']} {job['failure']}"
+            for job in self._poison()
+            if job["state"] == "failed"
+            and job["failure"]["code"] != "start_timeout"
+            and not self._books.quarantined.get(job["id"])
+        ]
+
+    def _poison(self) -> list[Row]:
+        found = [decode("job", each) for wish in self._wishes if wish.kind == "poison" for each in wish.answers]
+        return [self._books.jobs[each] for each in found if each in self._books.jobs]
+
+    def _cancels_ignored(self) -> list[str]:
+        """Jobs that were asked to stop before their end, or were said to be cancelled, and ended otherwise."""
+        said = {decode("job", answer) for wish in self._wishes if "cancelled" in wish.ends for answer in wish.answers}
+        return [
+            f"{job['id']} {job['state']}"
+            for job in self._books.jobs.values()
+            if (job["cancel_requested_at"] or job["id"] in said) and job["state"] in FINAL - {"cancelled"}
+        ]
+
+    def _deadlines_missed(self) -> list[str]:
+        """Jobs that went on, or were begun, long after the caller's own deadline."""
+        missed = []
+        for job in self._books.jobs.values():
+            ended, started = job["finished_at"], job["started_at"]
+            if ended and job["cancel_by"] and seconds(job["cancel_by"], ended) > DEADLINE_SECONDS:
+                missed.append(f"{job['id']} ended {seconds(job['cancel_by'], ended):.0f} s after its deadline")
+            if started and seconds(job["start_by"], started) > DEADLINE_SECONDS:
+                missed.append(f"{job['id']} began {seconds(job['start_by'], started):.0f} s after its deadline")
+        return missed
 
 
 def _run(entry: Json) -> tuple[str, int, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 import time
 from collections import Counter
@@ -10,7 +11,7 @@ from collections.abc import Sequence
 
 import httpx
 
-from tests.chaos.storm.ground import Json
+from tests.chaos.storm.ground import Json, note
 from tests.chaos.storm.plan import Wish
 from tests.chaos.storm.service import Customer
 
@@ -75,7 +76,9 @@ class Load:
         asked = time.monotonic()
         for delay in wish.cancels:
             await asyncio.sleep(max(0.0, delay - (time.monotonic() - asked)))
-            await self._call("DELETE", "/media/jobs", wish, params={"jobId": job})
+            answer = await self._call("DELETE", "/media/jobs", wish, params={"jobId": job})
+            if answer is not None and answer.status_code == 200:
+                wish.ends.add(answer.json()["status"])
 
     async def _submit(self, wish: Wish, place: int) -> str | None:
         """The job's id; None when the caller has vanished or was refused for good."""
@@ -92,6 +95,7 @@ class Load:
                 return self._accepted(wish, answer.json())
             if wish.vanishes:
                 wish.given_up = True
+                note("caller", how="vanished")
                 return None
         answer = await self._call("POST", "/media/jobs", wish, json=body, headers=headers)
         if answer is None:
@@ -105,6 +109,9 @@ class Load:
     def _accepted(self, wish: Wish, answer: Json) -> str:
         wish.answers.add(answer["jobId"])
         wish.prices.add(answer["billing"]["amountMicros"])
+        if "effectiveInput" in answer:
+            lasting = {"input": answer["effectiveInput"], "adjustments": answer["inputAdjustments"]}
+            wish.promises.add(json.dumps({**lasting, "lines": answer["billing"]["lineItems"]}, sort_keys=True))
         return str(answer["jobId"])
 
     async def _call(self, method: str, path: str, wish: Wish, **request: object) -> httpx.Response | None:

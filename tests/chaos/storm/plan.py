@@ -41,6 +41,10 @@ class Wish:
     webhook: bool = False
     answers: set[str] = field(default_factory=set)
     prices: set[int] = field(default_factory=set)
+    promises: set[str] = field(default_factory=set)
+    """What each 202 said the job would be, and would cost, as JSON."""
+    ends: set[str] = field(default_factory=set)
+    """The states that its cancels were answered with."""
     refused: list[str] = field(default_factory=list)
     given_up: bool = False
 
@@ -83,7 +87,7 @@ def quiet(seed: int, name: str, number: int, customer: int) -> list[Wish]:
 
 def _wish(dice: random.Random, name: str, at: float, customer: int, *, real: bool) -> Wish:
     kind = dice.choices(
-        ["image", "long", "two-segment", "fault", "poison", "edit"], [62, 14, 11, 8, 2, 3 if real else 0]
+        ["image", "long", "two-segment", "fault", "poison", "endless", "edit"], [61, 14, 11, 8, 2, 1, 3 if real else 0]
     )[0]
     seconds = dice.uniform(0.05, 0.6)
     match kind:
@@ -93,6 +97,9 @@ def _wish(dice: random.Random, name: str, at: float, customer: int, *, real: boo
             body = {"task": "image.edit", "input": {"prompt": f"paint it {name}", "sourceImage": _picture()}}
         case "long":
             body = _image(name, dice.uniform(1.5, 4), dice)
+        case "endless":
+            # Far longer than a permit is believed: whoever runs it without one is seen.
+            body = _image(name, dice.uniform(35, 45), dice)
         case "fault":
             body = _image(name, seconds, dice, fault=dice.choice(FAULTS), times=1)
         case "poison":
@@ -112,6 +119,9 @@ def _wish(dice: random.Random, name: str, at: float, customer: int, *, real: boo
     if dice.random() < 0.08:
         wish.prefer_wait = dice.randint(1, 5)
     wish.crowd = dice.randint(3, 8) if dice.random() < 0.04 else 1
+    if kind == "endless":
+        wish.cancels = (dice.uniform(6, 10),)
+        return wish
     wish.impatient = dice.random() < 0.08
     wish.vanishes = wish.impatient and dice.random() < 0.3
     return wish
@@ -120,6 +130,9 @@ def _wish(dice: random.Random, name: str, at: float, customer: int, *, real: boo
 def _image(name: str, seconds: float, dice: random.Random, *, fault: str | None = None, times: int = 1) -> Json:
     order = {"id": name, "s": round(seconds, 3)} | ({"fault": fault, "times": times} if fault else {})
     side = {"width": 256, "height": 256, "seed": dice.randrange(2**31)}
+    if dice.random() < 1 / 3:
+        # The service draws one, and every answer under the same key must name that one.
+        del side["seed"]
     return {"task": "image.generate", "input": {"prompt": json.dumps(order), **side}}
 
 
