@@ -20,6 +20,7 @@ from ray import serve
 from ray.exceptions import RayActorError, RayError
 from ray.serve import Application
 from ray.serve.exceptions import RayServeException
+from structlog.contextvars import bound_contextvars
 
 from cluster import fleet
 from cluster.chains.registry import CHAINS
@@ -235,23 +236,24 @@ class Dispatcher:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _run(self, lease: Lease, steps: Steps) -> None:
-        bound = log.bind(job=str(lease.job_id), fence=lease.fence, request=lease.request_id)
-        try:
-            end = await self._drive(lease, steps)
+        """Every line logged meanwhile carries the lease and the id of the request that submitted the job."""
+        with bound_contextvars(request_id=lease.request_id, job=str(lease.job_id), fence=lease.fence):
             try:
-                ended = await patiently(end)
+                end = await self._drive(lease, steps)
+                try:
+                    ended = await patiently(end)
+                except Exception:
+                    log.exception("the end of a lease could not be written")
+                    ended = await patiently(self._attempt_failed(lease, "step_failed", _STEP_FAILED))
+                log.info("lease ended", task=lease.task, ended=ended)
+            except LeaseLost:
+                log.warning("lease lost")
             except Exception:
-                log.exception("the end of a lease could not be written", job=str(lease.job_id))
-                ended = await patiently(self._attempt_failed(lease, "step_failed", _STEP_FAILED))
-            bound.info("lease ended", task=lease.task, ended=ended)
-        except LeaseLost:
-            bound.warning("lease lost")
-        except Exception:
-            log.exception("a lease could not be ended", job=str(lease.job_id))
-            self._unsure = True
-        finally:
-            del self._running[lease.job_id, lease.fence]
-            self._wake.set()
+                log.exception("a lease could not be ended")
+                self._unsure = True
+            finally:
+                del self._running[lease.job_id, lease.fence]
+                self._wake.set()
 
     async def _drive(self, lease: Lease, steps: Steps) -> Callable[[], Awaitable[Ended]]:
         """Run the segment; returns the one call that ends its lease."""

@@ -223,7 +223,7 @@ class Steps:
             conversation = Conversation(pool, self._stop)
             try:
                 return await conversation.hold(
-                    Call(self.lease.job_id, self.lease.fence, request, sink),
+                    Call(self.lease.job_id, self.lease.fence, request, sink, self.lease.request_id),
                     lambda done: self._progress(begin + done * (end - begin)),
                     self._preview,
                 )

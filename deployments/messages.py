@@ -15,13 +15,15 @@ class Call:
     """One segment's request to an engine, under a fence that the replica checks against the database.
 
     Fields of `request` may hold object references, or tuples of them, and stored clips: the replica puts the objects and
-    the clips in their place. An engine whose result is a clip needs a `sink` that takes it.
+    the clips in their place. An engine whose result is a clip needs a `sink` that takes it. `request_id` is that of the
+    job's submit, for the log.
     """
 
     job_id: UUID
     fence: int
     request: Any
     sink: Sink | None = None
+    request_id: str | None = None
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,14 @@ import threading
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import ExitStack
+from contextvars import Context
 from typing import Annotated, Any
 
 import asyncpg
 import ray
 from pydantic import BaseModel, ConfigDict, Field
 from ray.exceptions import RayError
+from structlog.contextvars import bind_contextvars
 
 from core.clock import now
 from core.database import UNAVAILABLE, Database
@@ -114,7 +116,8 @@ class Replica:
             database = Database(url, direct_url=self._settings.database_url_direct, size=2)
             await database.open()
             self._database = database
-            self._keep(asyncio.create_task(self._listen(database)))
+            # It outlives this call, whose id its lines must not carry.
+            self._keep(asyncio.create_task(self._listen(database), context=Context()))
         return self._database
 
     def _keep(self, task: asyncio.Task[None]) -> None:
@@ -136,12 +139,14 @@ class Replica:
             await asyncio.sleep(_LISTEN_RETRY_SECONDS)
 
     async def _work(self, call: Call, messages: asyncio.Queue[Message], stop: threading.Event) -> None:
+        """Every line logged meanwhile carries the job, and the id of the request that submitted it."""
+        bind_contextvars(request_id=call.request_id, job=str(call.job_id), fence=call.fence)
         async with self._lock:
             try:
                 end = await self._answer(call, messages, stop)
             except Exception as error:
                 # Without an end message the stream, and its job with it, would hang for ever.
-                log.exception("a call failed", job=str(call.job_id))
+                log.exception("a call failed")
                 end = Faulted("engine_error", f"{type(error).__name__} in the replica", 0.0, recycle=False)
             messages.put_nowait(end)
             if isinstance(end, Faulted) and end.recycle:
@@ -165,7 +170,7 @@ class Replica:
                 request = await with_objects(call.request)
         except (RayError, TimeoutError) as error:
             # The machine that had them is gone: nobody's fault, and the job's next start makes them anew.
-            log.warning("the objects of a call are lost", job=str(call.job_id), error=repr(error))
+            log.warning("the objects of a call are lost", error=repr(error))
             return Halted(0, 0.0, now())
         messages.put_nowait(
             Started(
@@ -185,7 +190,7 @@ class Replica:
             permit = self._permit = Permit(await self._open(), call.job_id, call.fence, stop.set)
             return permit if await permit.held() else None
         except UNAVAILABLE as error:
-            log.warning("a permit could not be read", job=str(call.job_id), error=repr(error))
+            log.warning("a permit could not be read", error=repr(error))
             return None
 
     async def _engage(self, call: Call, request: Any, messages: asyncio.Queue[Message], stop: threading.Event) -> End:
@@ -208,7 +213,7 @@ class Replica:
             if stop.is_set():
                 raise Stopped(last)
 
-        work = loop.run_in_executor(None, self._make, request, call.sink, on_step, on_rest)
+        work = asyncio.create_task(asyncio.to_thread(self._make, request, call.sink, on_step, on_rest))
         done, _ = await asyncio.wait({work}, timeout=deadline)
         spent = time.monotonic() - started
         if not done:
@@ -222,7 +227,7 @@ class Replica:
         except StoreUnavailable as error:
             return Unstored(error.reason, error.advice, spent)
         except Exception as error:
-            log.exception("the engine failed", job=str(call.job_id))
+            log.exception("the engine failed")
             return Faulted("engine_error", f"{type(error).__name__} in the engine", spent, recycle=False)
         reference = ray.put(result)
         self._keep(asyncio.create_task(self._hold(reference, call)))

@@ -118,7 +118,7 @@ def audit(*, target: str | None = None, limit: int = 100, as_json: AsJson = Fals
     Parameters
     ----------
     target:
-        Only of this job (job_…) or pool.
+        Only of this job (job_…), account (acct_…) or pool.
     limit:
         How many, newest first.
     as_json:

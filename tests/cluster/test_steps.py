@@ -287,7 +287,8 @@ async def test_the_model_step_notes_gpu_seconds_and_progress(
     monkeypatch.setattr("cluster.conversation.serve.get_app_handle", handle)
     made = await under.model("qwen-image", "request")
     assert (made.result, made.replica, made.engine) == ("made", "replica-1", "double")
-    assert handle.streams[0].call == Call(under.lease.job_id, under.lease.fence, "request")
+    lease = under.lease
+    assert handle.streams[0].call == Call(lease.job_id, lease.fence, "request", request_id=lease.request_id)
     job = await job_of(cluster_database, under.lease)
     assert [(stage.name, stage.gpu_seconds) for stage in job.stages] == [("qwen-image", 1.5)]
     assert 0 < job.progress < 1

@@ -20,8 +20,11 @@ import pytest
 import ray
 from pydantic import ValidationError
 from ray.exceptions import ObjectLostError
+from structlog.contextvars import get_contextvars, merge_contextvars
+from structlog.testing import capture_logs
 
 from core.database import Database
+from core.log import logger
 from deployments import clips
 from deployments import replica as replica_module
 from deployments.clips import Film, Mezzanine
@@ -64,7 +67,7 @@ async def call(cluster_database: Database) -> AsyncIterator[Callable[[Ask], Any]
 
         async def make(ask: Ask) -> Call:
             lease = await leased(cluster_database, number, new_pool())
-            return Call(lease.job_id, lease.fence, ask)
+            return Call(lease.job_id, lease.fence, ask, request_id=lease.request_id)
 
         yield make
 
@@ -165,6 +168,49 @@ async def test_without_a_database_nothing_begins_and_the_next_call_tries_again(
     assert journal.events("early", "enter") == []
     replica._settings = there
     assert isinstance((await said(replica, one))[-1], Finished)
+
+
+async def test_every_line_about_a_call_carries_its_requests_id_and_no_other_line(
+    replica: RecordingReplica, call: Callable[[Ask], Any], cluster_database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away(database: Database, *channels: str) -> None:
+        raise OSError("nobody is there")
+
+    # A replica sets up the log when it is made; a logger used before keeps what it began with.
+    monkeypatch.setattr(replica_module, "log", logger(replica_module.__name__))
+    monkeypatch.setattr(replica_module, "_LISTEN_RETRY_SECONDS", 0.05)
+    calls = [await call(Ask(f"call {number}", trouble="bug")) for number in range(2)]
+    calls.append(await call(Ask("no deadline", trouble="no deadline")))
+    listening = "query LIKE 'LISTEN%' AND datname = current_database()"
+    with capture_logs([merge_contextvars]) as lines:
+        for one in calls:
+            assert isinstance((await said(replica, one))[-1], Faulted)
+        found = f"SELECT count(*) FROM pg_stat_activity WHERE {listening}"
+        await until_true(lambda: cluster_database.fetch_value(found), "the replica listening")
+        monkeypatch.setattr(Database, "listen", away)
+        await cluster_database.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {listening}")
+        await until_true(lambda: len(lines) > 3, "the lost notifications told")
+    assert [(line["event"], line["request_id"], line["job"], line["fence"]) for line in lines[:3]] == [
+        (event, one.request_id, str(one.job_id), one.fence)
+        for event, one in zip(["the engine failed", "the engine failed", "a call failed"], calls, strict=True)
+    ]
+    assert lines[3]["event"] == "stop notifications lost; the permit is re-read meanwhile"
+    assert not {"request_id", "job", "fence"} & set(lines[3])
+
+
+async def test_what_an_engine_logs_carries_the_requests_id(
+    replica: RecordingReplica, call: Callable[[Ask], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bound: list[Any] = []
+
+    def take(sink: Any, clip: Any, store: Any, on_drawn: Callable[[], None]) -> str:
+        bound.append(get_contextvars()["request_id"])
+        return "kept"
+
+    monkeypatch.setattr(clips, "take", take)
+    one = dataclasses.replace(await call(Ask("clip")), sink=Mezzanine("jobs/a/1"))
+    assert isinstance((await said(replica, one))[-1], Finished)
+    assert bound == [one.request_id]
 
 
 async def test_a_permit_that_breaks_ends_the_call_instead_of_hanging_it(
