@@ -9,7 +9,7 @@ import yaml
 
 from tests.chaos.storm import engine
 
-IMAGES = 3
+IMAGES = 5
 """Replicas of the pool that most jobs go to."""
 
 FIRST, SECOND = "ltx-video", "rife"

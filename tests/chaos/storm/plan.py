@@ -96,7 +96,7 @@ def _wish(dice: random.Random, name: str, at: float, customer: int, *, real: boo
         case "edit":
             body = {"task": "image.edit", "input": {"prompt": f"paint it {name}", "sourceImage": _picture()}}
         case "long":
-            body = _image(name, dice.uniform(1.5, 4), dice)
+            body = _image(name, dice.uniform(1.2, 3), dice)
         case "endless":
             # Far longer than a permit is believed: whoever runs it without one is seen.
             body = _image(name, dice.uniform(35, 45), dice)
