@@ -59,7 +59,7 @@ class DurationEstimate(Answer):
     run_seconds: float
     total_seconds: float
     p90_seconds: float
-    output_seconds: float | None = Field(description="Length of the output as far as the input tells; of speech an estimate.")
+    output_seconds: float | None = Field(description="Length of the output as far as the input tells, of speech about.")
     basis: Literal["measured", "prior"]
 
 

@@ -14,6 +14,8 @@ from benchmarks.services import administer, created, service_settings, url_of
 from killatamata.embedded_postgres import EmbeddedPostgres
 
 JOBS = scaled(1_500, 20)
+WARM_UP = scaled(300, 1)
+"""Jobs of each side that go before and do not count: until then a connection of PostgreSQL plans every statement anew."""
 CONCURRENCY = 32
 _ROUNDS = scaled(3)
 
@@ -51,7 +53,7 @@ async def accept_to_settle(postgres: EmbeddedPostgres) -> AsyncIterator[Result]:
 
 async def _turn(postgres: EmbeddedPostgres, database: str, module: str) -> Round:
     url = url_of(postgres, database)
-    order = {"url": url, "jobs": JOBS, "concurrency": CONCURRENCY}
+    order = {"url": url, "jobs": JOBS, "warm_up": WARM_UP, "concurrency": CONCURRENCY}
     with service_settings(url) as settings:
         answer = await from_process(module, order, settings)
     return Round(JOBS / answer["seconds"], answer["submitted_in"] * 1e3, answer["seconds"] * 1e3)

@@ -1,7 +1,7 @@
 """`python -m benchmarks.queues.dbos_workflows`: workflows of one step that does nothing, from enqueue to their end.
 
-Reads `{"url", "jobs", "concurrency"}` and writes how long they took. Its defaults but for the polling interval, which at 1 s
-would let it look far slower than it is.
+Reads `{"url", "jobs", "warm_up", "concurrency"}` and writes how long they took. Its defaults but for the polling interval,
+which at 1 s would let it look far slower than it is.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _POLL_SECONDS = 0.05
 _LOOK_SECONDS = 0.005
 
 
-async def measure(count: int, concurrency: int) -> dict[str, Any]:
+async def measure(count: int, warm_up: int, concurrency: int) -> dict[str, Any]:
     """Seconds from the first enqueue to the end of the last workflow."""
     ended: set[int] = set()
 
@@ -38,18 +38,22 @@ async def measure(count: int, concurrency: int) -> dict[str, Any]:
     await asyncio.to_thread(
         DBOS.register_queue, "benchmark", polling_interval_sec=_POLL_SECONDS, worker_concurrency=concurrency
     )
-    await DBOS.enqueue_workflow_async("benchmark", nothing, -1)
-    while not ended:
+
+    async def enqueue(how_many: int) -> None:
+        left = iter(range(how_many))
+
+        async def one_after_the_other() -> None:
+            for number in left:
+                await DBOS.enqueue_workflow_async("benchmark", nothing, number)
+
+        await asyncio.gather(*(one_after_the_other() for _ in range(CONNECTIONS)))
+
+    await enqueue(warm_up)
+    while len(ended) < warm_up:
         await asyncio.sleep(_LOOK_SECONDS)
     ended.clear()
     began = time.perf_counter()
-    left = iter(range(count))
-
-    async def one_after_the_other() -> None:
-        for number in left:
-            await DBOS.enqueue_workflow_async("benchmark", nothing, number)
-
-    await asyncio.gather(*(one_after_the_other() for _ in range(CONNECTIONS)))
+    await enqueue(count)
     submitted = time.perf_counter() - began
     while len(ended) < count:
         await asyncio.sleep(_LOOK_SECONDS)
@@ -69,7 +73,7 @@ def main() -> None:
         }
     )
     try:
-        answer = asyncio.run(measure(order["jobs"], order["concurrency"]))
+        answer = asyncio.run(measure(order["jobs"], order["warm_up"], order["concurrency"]))
     finally:
         DBOS.destroy()
     print(json.dumps(answer))

@@ -1,7 +1,7 @@
 """`python -m benchmarks.queues.ours`: jobs of a chain that does nothing, from `Jobs.submit` to their settlement.
 
-Reads `{"url", "jobs", "concurrency"}` and writes how long they took. The dispatcher is the real one; only Serve is not
-there, so the number of slots is fixed.
+Reads `{"url", "jobs", "warm_up", "concurrency"}` and writes how long they took. The dispatcher is the real one; only Serve
+is not there, so the number of slots is fixed.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ async def until(database: Database, began: datetime) -> float:
     return (last - began).total_seconds()
 
 
-async def measure(url: str, count: int, concurrency: int) -> dict[str, Any]:
+async def measure(url: str, count: int, warm_up: int, concurrency: int) -> dict[str, Any]:
     """Seconds from the first submit to the last settlement."""
     database = Database(url, size=CONNECTIONS)
     await database.open()
@@ -143,7 +143,7 @@ async def measure(url: str, count: int, concurrency: int) -> dict[str, Any]:
     wakeup = Wakeup(database)
     wakeup.start()
     async with dispatching({POOL: concurrency}, _nothing):
-        await submit_all(database, accounts, 1, POOL, wakeup)
+        await submit_all(database, accounts, warm_up, POOL, wakeup)
         await ended(database)
         began: datetime = await database.fetch_value("SELECT clock_timestamp()")
         clock = time.perf_counter()
@@ -161,7 +161,7 @@ async def measure(url: str, count: int, concurrency: int) -> dict[str, Any]:
 def main() -> None:
     """The command."""
     order = json.load(sys.stdin)
-    print(json.dumps(uvloop.run(measure(order["url"], order["jobs"], order["concurrency"]))))
+    print(json.dumps(uvloop.run(measure(order["url"], order["jobs"], order["warm_up"], order["concurrency"]))))
 
 
 if __name__ == "__main__":

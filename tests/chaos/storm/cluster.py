@@ -18,6 +18,8 @@ import psutil
 from tests.chaos.storm.processes import alive, below, send, start, titled, until
 
 GPUS = 8
+CPUS = 6
+"""Of each worker node, in name: it starts so many processes when it comes up, whether they are needed or not."""
 START_SECONDS = 120
 DRAINS = "drains"
 """What is answered when a node was asked to drain, and will."""
@@ -106,7 +108,7 @@ class Cluster:
         self.head = Node(
             "head", [*head, f"--temp-dir={folder / 'ray'}"], self._environment | redis, folder / "head.log"
         )
-        joining = [*_RAY, f"--address={self.address}", "--num-cpus=16", f"--num-gpus={GPUS}", *common]
+        joining = [*_RAY, f"--address={self.address}", f"--num-cpus={CPUS}", f"--num-gpus={GPUS}", *common]
         self.workers = [
             Node(
                 f"worker-{number}",

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import time
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -33,20 +35,46 @@ def note(kind: str, **fields: Any) -> None:
         os.close(descriptor)
 
 
+class _Journal:
+    """The journal as far as this process has read it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._place = 0
+        self._entries: dict[str, list[Json]] = {}
+        self._reading = threading.Lock()
+
+    def entries(self, kind: str) -> list[Json]:
+        with self._reading:
+            if self._path.exists():
+                self._read_on()
+            return list(self._entries.get(kind, ()))
+
+    def _read_on(self) -> None:
+        with self._path.open("rb") as file:
+            file.seek(self._place)
+            new = file.read()
+        whole = new.rfind(b"\n") + 1
+        self._place += whole
+        for line in new[:whole].splitlines():
+            try:
+                entry = json.loads(line)
+            except ValueError:
+                continue
+            self._entries.setdefault(entry["kind"], []).append(entry)
+
+
+@cache
+def _journal(path: Path) -> _Journal:
+    return _Journal(path)
+
+
 def journal(kind: str) -> list[Json]:
-    """All lines of that kind, in order; the last line of a process that was killed may be cut off."""
-    path = folder() / "journal"
-    if not path.exists():
-        return []
-    found = []
-    for line in path.read_text().splitlines():
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            continue
-        if entry["kind"] == kind:
-            found.append(entry)
-    return found
+    """All lines of that kind, in order; what a process that was killed had half written is left out.
+
+    A call reads only what is new since the last one: late in a storm to read it all would take longer than a fault.
+    """
+    return _journal(folder() / "journal").entries(kind)
 
 
 def tell(subject: str, **what: Any) -> None:
