@@ -140,13 +140,22 @@ def everything_in_hand_outlives_a_kill(own: RunningStack) -> None:
         assert own.seconds_to_ready < 60
         assert not [process for process in left if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
         ended = {job_id: own.finished(job_id) for job_id in (running, stopped, queued, parked, dropped)}
-        assert {job_id: (job["status"], outcomes(job)) for job_id, job in ended.items()} == {
-            running: ("succeeded", ["session_expired", "succeeded"]),
-            stopped: ("cancelled", ["session_expired"]),
-            queued: ("succeeded", ["succeeded"]),
-            parked: ("succeeded", ["succeeded"]),
-            dropped: ("cancelled", []),
+        assert {job_id: job["status"] for job_id, job in ended.items()} == {
+            running: "succeeded",
+            stopped: "cancelled",
+            queued: "succeeded",
+            parked: "succeeded",
+            dropped: "cancelled",
         }
+        tried = {job_id: outcomes(job) for job_id, job in ended.items()}
+        assert tried[running] == ["session_expired", "succeeded"]
+        # The cancel may have been heard in the moment before the kill; then the next in line had just been taken.
+        assert (tried[stopped], tried[queued]) in (
+            (["session_expired"], ["succeeded"]),
+            (["cancelled"], ["session_expired", "succeeded"]),
+            (["cancelled"], ["succeeded"]),
+        )
+        assert (tried[parked], tried[dropped]) == (["succeeded"], [])
         until(lambda: len(receiver.told) > 1, "both notices", 90)
         assert sorted(receiver.told) == [("job.cancelled", dropped), ("job.succeeded", parked)]
     (delivery,) = own.call("GET", "/media/webhooks/deliveries", params={"jobId": dropped}).json()["deliveries"]
