@@ -149,7 +149,7 @@ def everything_in_hand_outlives_a_kill(own: RunningStack) -> None:
         }
         tried = {job_id: outcomes(job) for job_id, job in ended.items()}
         assert tried[running] == ["session_expired", "succeeded"]
-        # The cancel may have been heard in the moment before the kill; then the next in line had just been taken.
+        # While its stack dies the dispatcher may go on for a moment and hear of the cancel; then it takes the next in line.
         assert (tried[stopped], tried[queued]) in (
             (["session_expired"], ["succeeded"]),
             (["cancelled"], ["session_expired", "succeeded"]),

@@ -54,16 +54,17 @@ class Point:
 
         self.dispatching.start(answer)
 
-    def in_the_model_step(self) -> None:
-        async def answer(call: Call) -> AsyncIterator[Message]:
-            yield STARTED
-            yield Progress(1, 3)
-            self.reached.set()
-            while await self.database.fetch_value("SELECT permitted($1, $2)", call.job_id, call.fence):
-                await asyncio.sleep(0.02)
-            yield Halted(2, 0.7, RELEASED)
+    async def _halting(self, call: Call) -> AsyncIterator[Message]:
+        """A replica that is at work until its permit is lost."""
+        yield STARTED
+        yield Progress(1, 3)
+        self.reached.set()
+        while await self.database.fetch_value("SELECT permitted($1, $2)", call.job_id, call.fence):
+            await asyncio.sleep(0.02)
+        yield Halted(2, 0.7, RELEASED)
 
-        self.dispatching.start(answer)
+    def in_the_model_step(self) -> None:
+        self.dispatching.start(self._halting)
 
     def _lingers(self, name: str, answer: Answer = painting) -> None:
         """The small step of that name never ends by itself."""
@@ -94,15 +95,8 @@ class Point:
             return {"ltx-video": 1, "rife": 1}
 
         async def answer(call: Call) -> AsyncIterator[Message]:
-            if isinstance(call.request, _REQUESTS[pool]):
-                yield STARTED
-                yield Progress(1, 3)
-                self.reached.set()
-                while await self.database.fetch_value("SELECT permitted($1, $2)", call.job_id, call.fence):
-                    await asyncio.sleep(0.02)
-                yield Halted(2, 0.7, RELEASED)
-                return
-            async for message in filming(call):
+            messages = self._halting(call) if isinstance(call.request, _REQUESTS[pool]) else filming(call)
+            async for message in messages:
                 yield message
 
         self.patch.setattr(fleet, "slots", slots)
